@@ -1,0 +1,60 @@
+# `make demo` and `make test` set up everything they need with pip in .venv; nothing but Python 3.11 or later is asked for.
+# Another interpreter: `make test PYTHON=python3.12`. A CPU build of torch where the index offers CUDA first:
+# `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo-output
+PYTEST_ARGS ?=
+CONSTRAINTS := platform/deploy/constraints.txt
+CODE := stmp platform jobs tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs pin clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.demo  ## real store data in, and a trained, backtested, registered model and its forecasts out
+	$(BIN)/stmp demo --out $(OUT)
+
+test: lint  ## lint, types, import rules, then all tests: unit, integration, model, e2e
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## ruff, mypy and import-linter
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/lint-imports --no-cache > build/imports.log || (cat build/imports.log; exit 1)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+docs: $(VENV)/.dev  ## write what is generated: docs/configuration.md
+	$(BIN)/python -m jobs.docs
+
+pin: $(VENV)/bin/python  ## resolve all dependencies anew and write platform/deploy/constraints.txt
+	$(BIN)/python platform/deploy/pin.py
+
+clean:  ## remove .venv, caches and the demo's output
+	rm -rf $(VENV) build dist $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "==> Making a virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# Stamps: installed once, and again when the dependencies change.
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "==> Installing stmp-platform and what the demo needs into $(VENV) (about 2 GB, a minute or two)"
+	$(BIN)/python -m pip install --quiet --editable '.[demo]' --constraint $(CONSTRAINTS)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "==> Installing stmp-platform, the demo's needs and the test tools into $(VENV) (about 2 GB, a minute or two)"
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint $(CONSTRAINTS)
+	@mkdir -p build && touch $@ $(VENV)/.demo
