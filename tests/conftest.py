@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,9 +48,9 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Iterator[Path]:
+def real_data() -> Path:
     """Return the folder of the real data sets, named by STMP_TEST_DATA; skip the test where it is not set."""
     folder = os.environ.get("STMP_TEST_DATA")
     if not folder:
         pytest.skip("STMP_TEST_DATA names no folder of real data sets")
-    yield Path(folder)
+    return Path(folder)

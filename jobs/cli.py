@@ -1,0 +1,317 @@
+"""The `stmp` command line: it reads arguments, calls one job, and turns errors into exit codes. Nothing else.
+
+Exit codes: 0 done; 2 bad input, configuration or arguments; 1 anything else; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.screen import write_json
+from stmp.errors import ConfigError, DataError, StmpError
+
+app = typer.Typer(
+    name="stmp",
+    help="Forecast the sales of regions: from raw tables to a trained, tracked and reported forecaster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at datasets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+_debug = False
+
+
+def _set_debug(value: bool) -> None:
+    global _debug  # noqa: PLW0603  # asked for by an argument, needed where the command has already ended
+    _debug = _debug or value
+
+
+def _day(value: datetime | None) -> str | None:
+    return None if value is None else value.date().isoformat()
+
+
+DataUri = Annotated[str, typer.Option("--data", metavar="URI", help="The dataset: a folder that `stmp ingest` wrote.")]
+ModelUri = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="M", help="A training's --out, its model/, models:/name/version or models:/name@alias."
+    ),
+]
+Horizon = Annotated[
+    int | None, typer.Option(min=1, help="Days (weeks) ahead; by default all that the model has learned.")
+]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        help="MLflow tracking server or database; by default $MLFLOW_TRACKING_URI, else ./mlflow.db.",
+    ),
+]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for machines here.")]
+Debug = Annotated[
+    bool, typer.Option("--debug", callback=_set_debug, is_eager=True, help="Show the traceback of an error.")
+]
+DAY = {"formats": ["%Y-%m-%d"], "metavar": "DATE"}
+
+
+def _finish(result: Mapping[str, Any], json_file: Path | None) -> None:
+    if json_file is not None:
+        write_json(json_file, _plain(result))
+
+
+def _plain(value: Any) -> Any:
+    """Make a result fit for JSON: no NaN, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A dataset.yaml, one long table (unique_id, ds, y, ...), `completejourney` or `synthetic`.",
+        ),
+    ],
+    out: Annotated[str, typer.Option(metavar="URI", help="Folder of the dataset, local or on object storage.")],
+    append: Annotated[bool, typer.Option("--append", help="Add new days to a dataset that is there.")] = False,
+    revise: Annotated[bool, typer.Option("--revise", help="With --append: new values may replace old ones.")] = False,
+    country: Annotated[
+        str | None, typer.Option(metavar="CC", help="For one long table: whose holidays, such as DE, US or US-CA.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="For `synthetic`: regions=60, years=3, seed=0 and others."),
+    ] = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Check raw tables, tell every fault at once, and write them as a dataset.
+
+    \b
+    stmp ingest dataset.yaml --out data/stores
+    stmp ingest sales.csv --country DE --out data/stores
+    stmp ingest new-days.yaml --append --out s3://bucket/stores
+    stmp ingest synthetic --set regions=60 --set seed=1 --out data/city
+    """
+    from jobs.ingest import ingest as job
+
+    _finish(job(source, out, append=append, revise=revise, country=country, settings=setting or []), json_file)
+
+
+@data_app.command("describe")
+def describe(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="The dataset: a folder that `stmp ingest` wrote.")],
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Print what is in a dataset: regions, dates, gaps, day types, festival days, fingerprint.
+
+    \b
+    stmp data describe data/stores
+    """
+    from jobs.ingest import describe as job
+
+    _finish(job(uri), json_file)
+
+
+@app.command()
+def train(
+    data: DataUri,
+    out: Annotated[
+        str, typer.Option(metavar="URI", help="Folder of the run; an unfinished run in it is gone on with.")
+    ],
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="product, paper, or a YAML file of settings.")
+    ] = "product",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of docs/configuration.md; may be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0 trains in this process, without Ray.")] = 0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights and of all sampling.")] = 0,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day to learn from; by default the last one.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register the model under this name; by default it is not registered."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Train a forecaster; it lies in OUT/model when done. The same --out goes on with an unfinished run.
+
+    \b
+    stmp train --data data/stores --out runs/first
+    stmp train --data data/stores --out runs/paper --preset paper --set train.max_steps=2000 --until 2014-10-31
+    stmp train --data s3://bucket/stores --out s3://bucket/runs/big --workers 4 --gpu --name stores
+    """
+    from jobs.train import train as job
+
+    result = job(
+        data, out, preset=preset, settings=setting or [], workers=workers, gpu=gpu, seed=seed, until=_day(until),
+        name=name, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+
+
+@app.command()
+def backtest(
+    data: DataUri,
+    model: ModelUri,
+    start: Annotated[datetime, typer.Option(**DAY, help="First origin: the last day whose sales are known.")],
+    end: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day that is forecast; by default the last one.")
+    ] = None,
+    horizon: Horizon = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="Days (weeks) between origins; by default the horizon.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write an HTML report and its pictures here.")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only these baselines; may be repeated. `none` for none."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of sampled regions.")] = 0,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Forecast the past from rolling origins, and measure against baselines by day type, horizon and cold start.
+
+    \b
+    stmp backtest --data data/stores --model runs/first --start 2014-11-01 --horizon 14 --step 14 --report report
+    stmp backtest --data data/stores --model models:/stores@champion --start 2014-11-01 --json result.json
+    """
+    from jobs.backtest import backtest as job
+
+    result = job(
+        data, model, start=str(_day(start)), end=_day(end), horizon=horizon, step=step, report=report,
+        baselines=baseline, seed=seed, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+
+
+@app.command()
+def forecast(
+    data: DataUri,
+    model: ModelUri,
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="Where to write: .parquet or .csv, local or on object storage.")
+    ],
+    origin: Annotated[
+        datetime | None,
+        typer.Option(**DAY, help="The last day whose sales are used; by default the last one there is."),
+    ] = None,
+    horizon: Horizon = None,
+    known: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV or Parquet with the known-future columns of days after the data's end."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Forecast all regions, and write region, series, date, mean and quantiles as one table.
+
+    \b
+    stmp forecast --data data/stores --model runs/first --out forecast.parquet
+    stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
+    """
+    from jobs.forecast import forecast as job
+
+    result = job(data, model, out, origin=_day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
+    _finish(result, json_file)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the versions of this model.")] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """List registered models: versions, aliases, what they were trained on and until when.
+
+    \b
+    stmp models
+    stmp models stores --json models.json
+    """
+    from jobs.models import models as job
+
+    _finish(job(name, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that the demo writes.")] = Path(
+        "demo-output"
+    ),
+    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0 trains in this process, without Ray.")] = 0,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Go the whole way on real stores: ingest, train, backtest, report, register and forecast.
+
+    \b
+    stmp demo --out demo-output
+    """
+    from jobs.demo import demo as job
+
+    _finish(job(out, workers=workers), json_file)
+
+
+def main() -> None:
+    """Run the command line, and end the process with the right exit code."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; an error is one message on standard error, not a traceback."""
+    global _debug  # noqa: PLW0603
+    _debug = False
+    try:
+        app(args=arguments, prog_name="stmp")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001  # the last door: everything becomes a message and an exit code
+        _tell(error)
+        return 2 if isinstance(error, DataError | ConfigError) else 1
+    return 0
+
+
+def _tell(error: Exception) -> None:
+    if _debug:
+        traceback.print_exception(error)
+    elif isinstance(error, StmpError):
+        print(f"error: {error}", file=sys.stderr)
+    else:
+        print(f"error: {type(error).__name__}: {error}\n(--debug shows where it happened)", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
