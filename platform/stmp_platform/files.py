@@ -1,0 +1,117 @@
+"""Small files in a folder that is a local path or any fsspec URI.
+
+A reader never meets half a file: local files are written beside their place and renamed, and object stores put whole
+objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from stmp_platform.settings import Settings
+
+
+class Folder:
+    """One folder on local disk or on object storage.
+
+    Parameters
+    ----------
+    uri : str
+        A path, or a URI that fsspec knows, such as ``s3://bucket/folder``.
+    settings : Settings, optional
+        Holds the storage options; read from the environment if not given.
+    """
+
+    def __init__(self, uri: str | os.PathLike[str], settings: Settings | None = None) -> None:
+        from fsspec.core import url_to_fs
+
+        self.uri = os.fspath(uri).rstrip("/") or "/"
+        options = (settings or Settings.from_env()).options_for(self.uri)
+        self.fs, self.path = url_to_fs(self.uri, **options)
+        self.local = "file" in self.fs.protocol if not isinstance(self.fs.protocol, str) else self.fs.protocol == "file"
+
+    def __repr__(self) -> str:
+        return f"Folder({self.uri!r})"
+
+    def child(self, name: str) -> str:
+        """URI of something in this folder, for messages and for `Folder`."""
+        return f"{self.uri}/{name}"
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file or folder is there, as storage sees it now and not as it was cached."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self._at(name)))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Sorted names of what lies in a sub-folder; empty where there is none."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self._at(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        return bytes(self.fs.cat_file(self._at(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole, in place of one of that name."""
+        at = self._at(name)
+        if not self.local:
+            self.fs.pipe_file(at, data)
+            return
+        target = Path(at)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty where the file is not there."""
+        try:
+            content = json.loads(self.read(name))
+        except FileNotFoundError:
+            return {}
+        assert isinstance(content, dict), f"{self.child(name)} holds no JSON object"
+        return content
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON object, with its keys in their order."""
+        self.write(name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+    def download(self, name: str, to: Path) -> Path:
+        """Bring a file or a sub-folder to a local path, or say where it lies if it is local already."""
+        if self.local:
+            return Path(self._at(name))
+        if self.fs.isfile(self._at(name)):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(self.read(name))
+            return to
+        to.mkdir(parents=True, exist_ok=True)
+        self.fs.invalidate_cache()
+        root = self._at(name).rstrip("/")
+        for path in self.fs.find(root):
+            target = to / str(path)[len(root) :].lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.fs.get_file(path, str(target))
+        return to
+
+    def _at(self, name: str) -> str:
+        return f"{self.path.rstrip('/')}/{name}" if name else self.path
