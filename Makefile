@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 OUT ?= demo-output
 PYTEST_ARGS ?=
 CONSTRAINTS := platform/deploy/constraints.txt
-CODE := stmp platform jobs tests benchmarks
+CODE := stmp platform jobs tests benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format docs pin clean
@@ -33,7 +33,7 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff format $(CODE)
 
 docs: $(VENV)/.dev  ## write what is generated: docs/configuration.md
-	$(BIN)/python -m jobs.docs
+	$(BIN)/python docs/generate.py
 
 pin: $(VENV)/bin/python  ## resolve all dependencies anew and write platform/deploy/constraints.txt
 	$(BIN)/python platform/deploy/pin.py

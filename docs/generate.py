@@ -1,0 +1,101 @@
+"""Write what is generated in the documentation: `python docs/generate.py`, or `make docs`.
+
+With ``--check`` nothing is written, and the exit code says whether something would change.
+"""
+
+from __future__ import annotations
+
+import sys
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stmp.config import Config
+
+DOCS = Path(__file__).resolve().parent
+PRESETS = DOCS.parent / "jobs" / "presets"
+
+HEAD = """# Configuration
+
+<!-- Written by `make docs` from stmp/config.py and jobs/presets/. Do not edit by hand. -->
+
+A training is configured by a preset and by settings that change it:
+
+```bash
+stmp train --data data/city --preset product --set train.max_steps=500 --set model.hidden=32 --out runs/small
+```
+
+`--preset` takes the name of a file in `jobs/presets/` or a path to a YAML file of your own; `--set` takes
+`section.key=value` and may be repeated. A setting that is unknown, of the wrong type or out of range ends the command
+with exit code 2 before anything is read. The whole configuration is written to `config.json` in the run's folder.
+Where the default is *by the data*, the frequency and the length of the data decide.
+"""
+
+
+def kind(annotation: Any) -> str:
+    """Write a type as a user would."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{a}`" for a in arguments)
+    if origin is tuple:
+        return f"list of {kind(arguments[0])}"
+    if arguments:
+        return " or ".join(kind(a) for a in arguments if a is not type(None))
+    return {bool: "true, false", int: "integer", float: "number", str: "text"}[annotation]
+
+
+def bounds(field: FieldInfo) -> str:
+    """Write the limits of a number, such as ` >= 0`."""
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    found = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in signs.items() if hasattr(m, name)]
+    return " " + " and ".join(found) if found else ""
+
+
+def value(content: Any) -> str:
+    """Write a value as it is written in YAML."""
+    if content is None:
+        return "*by the data*"
+    if isinstance(content, bool):
+        return f"`{str(content).lower()}`"
+    if isinstance(content, tuple):
+        return f"`[{', '.join(f'{c:g}' for c in content)}]`"
+    return f"`{content:g}`" if isinstance(content, float) else f"`{content}`"
+
+
+def table(name: str, section: type[BaseModel], default: BaseModel, paper: BaseModel) -> str:
+    """Write the settings of one section, with what the preset `paper` changes."""
+    lines = [f"## `{name}`", "", (section.__doc__ or "").strip(), ""]
+    lines += ["| setting | values | default | `paper` | meaning |", "|---|---|---|---|---|"]
+    for key, field in section.model_fields.items():
+        ours, theirs = getattr(default, key), getattr(paper, key)
+        changed = value(theirs) if ours != theirs else ""
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(
+            f"| `{name}.{key}` | {kind(field.annotation)}{bounds(field)} | {value(ours)} | {changed} | {meaning} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def configuration() -> str:
+    """Write docs/configuration.md."""
+    default, paper = Config.load(PRESETS / "product.yaml"), Config.load(PRESETS / "paper.yaml")
+    parts = [HEAD]
+    for name in Config.model_fields:
+        parts.append(table(name, type(getattr(default, name)), getattr(default, name), getattr(paper, name)))
+    return "\n".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page, or check that it is up to date."""
+    page, text = DOCS / "configuration.md", configuration()
+    if "--check" in arguments:
+        return int(not page.exists() or page.read_text(encoding="utf-8") != text)
+    page.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
