@@ -11,18 +11,22 @@ CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs pin clean
+.PHONY: help demo test pandas3 lint format docs pin clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo  ## real store data in, and a trained, backtested, registered model and its forecasts out
 	$(BIN)/stmp demo --out $(OUT)
 
-test: lint  ## lint, types, import rules, then all tests: unit, integration, model, e2e
+test: lint pandas3  ## lint, types, import rules, then all tests: unit, integration, model, e2e
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+pandas3: $(VENV)/.pandas3  ## the unit tests once more, with pandas 3 in place of the pandas 2.3 that statsforecast asks for
+	PYTHONPATH=$(CURDIR)/$(VENV)/pandas3 $(BIN)/python -m pytest -q -o addopts="--strict-markers --import-mode=importlib" tests/unit
+
 lint: $(VENV)/.dev  ## ruff, mypy and import-linter
+	@mkdir -p build
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/lint-imports --no-cache > build/imports.log || (cat build/imports.log; exit 1)
@@ -57,4 +61,8 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "==> Installing stmp-platform, the demo's needs and the test tools into $(VENV) (about 2 GB, a minute or two)"
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint $(CONSTRAINTS)
-	@mkdir -p build && touch $@ $(VENV)/.demo
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.pandas3: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/pandas3 'pandas>=3,<4'
+	@touch $@

@@ -38,7 +38,7 @@ def shown_commands() -> list[str]:
     found = []
     for page in pages:
         text = re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
-        found += re.findall(r"^[ \t]*(stmp (?!=).*)$", text, flags=re.MULTILINE)
+        found += re.findall(r"^[ \t]*(stmp [a-z].*)$", text, flags=re.MULTILINE)
     return sorted({line.split("  #")[0].strip() for line in found})
 
 
