@@ -1,0 +1,366 @@
+"""From a Panel to what the networks read: scaled, causal, and gathered by index.
+
+Sales are divided by a *level*, the trailing mean of ordinary open days up to the forecast origin. Festivals are left
+out of it, so that one in the window does not inflate the scale; nothing after the origin enters it, so that every day
+of a long context can be an origin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmp.data.calendar import Calendar
+from stmp.data.panel import Panel
+from stmp.errors import DataError
+
+OFFSET = 0.1
+"""Added to sales over level before the logarithm: a day without sales is log(0.1), not minus infinity."""
+
+MIN_LEVEL = 1e-6
+ZSCORE_LIMIT = 5.0
+
+Reduce = Callable[[Tensor, str], Tensor]
+"""Combines a tensor over the workers by ``sum``, ``max`` or ``min``; the identity for one worker."""
+
+
+def alone(values: Tensor, how: str) -> Tensor:
+    """The `Reduce` of a single worker."""
+    return values
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Names and scales of the inputs of a model, fitted on its training regions and saved with it.
+
+    Attributes
+    ----------
+    known_center, known_spread, known_log : tuple, length K
+        Numeric covariates are standardised, after a signed logarithm where they span orders of magnitude;
+        0/1 covariates are left as they are.
+    static_center, static_spread : tuple, length S
+    default_level : tuple, length G
+        Level of a series without any history: the geometric mean over the training regions.
+    """
+
+    frequency: str
+    day_types: tuple[str, ...]
+    series: tuple[str, ...]
+    past_names: tuple[str, ...]
+    known_names: tuple[str, ...]
+    static_names: tuple[str, ...]
+    known_center: tuple[float, ...]
+    known_spread: tuple[float, ...]
+    known_log: tuple[bool, ...]
+    static_center: tuple[float, ...]
+    static_spread: tuple[float, ...]
+    default_level: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, panel: Panel, end: int, reduce: Reduce = alone) -> Schema:
+        """Fit on the periods before index `end` of a shard, combining the shards by `reduce`."""
+        known_center, known_spread, known_log = _fit_covariates(panel.known[:, :end].flatten(0, 1), reduce)
+        static_center, static_spread, _ = _fit_covariates(_signed_log(panel.static), reduce, allow_log=False)
+        observed = panel.observed[:, :end]
+        sums = (panel.sales[:, :end].double() * observed).sum(dim=1)  # [R, G]
+        counts = observed.sum(dim=1)
+        sold = (counts > 0) & (sums > 0)
+        logs = torch.where(sold, (sums / counts.clamp(min=1)).clamp(min=MIN_LEVEL).log(), 0.0).sum(dim=0)
+        totals = reduce(torch.stack([logs, sold.sum(dim=0).double()]), "sum")
+        level = (totals[0] / totals[1].clamp(min=1)).exp()
+        return cls(
+            frequency=panel.frequency,
+            day_types=panel.calendar.day_types,
+            series=panel.series,
+            past_names=panel.past_names,
+            known_names=panel.known_names,
+            static_names=panel.static_names,
+            known_center=known_center,
+            known_spread=known_spread,
+            known_log=known_log,
+            static_center=static_center,
+            static_spread=static_spread,
+            default_level=tuple(level.tolist()),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Schema:
+        """The inverse of `to_json`."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def check(self, panel: Panel) -> None:
+        """Refuse a panel whose columns are not those that the model was trained on.
+
+        Raises
+        ------
+        DataError
+            Naming what the panel lacks or has too much.
+        """
+        faults = []
+        for noun, ours, theirs in (
+            ("frequency", (self.frequency,), (panel.frequency,)),
+            ("day types", self.day_types, panel.calendar.day_types),
+            ("series", self.series, panel.series),
+            ("past covariates", self.past_names, panel.past_names),
+            ("known covariates", self.known_names, panel.known_names),
+            ("static features", self.static_names, panel.static_names),
+        ):
+            if ours != theirs:
+                lacks = [n for n in ours if n not in theirs]
+                extra = [n for n in theirs if n not in ours]
+                faults.append(f"{noun}: lacks {lacks}, has unknown {extra}" if lacks or extra else f"{noun}: other order")
+        if faults:
+            raise DataError(
+                "The data does not fit the model, which was trained on other columns. "
+                + "; ".join(faults)
+                + ". Ingest the data with the same dataset.yaml, or train a model on it."
+            )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The whole history of a few regions, scaled: one slice of a `History`. B regions, T periods.
+
+    Attributes
+    ----------
+    sales, observed : Tensor [B, T, G]
+        `observed` is False before the history that may be seen.
+    level : Tensor [B, T + 1, G]
+        ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
+    recent : Tensor [B, T, G]
+        Transformed sales over the level of the day before; 0 where not observed.
+    cart, cart_observed : Tensor [B, T, P]
+    features : Tensor [B, T, F]
+        Calendar and known-future covariates of each day.
+    static : Tensor [B, S]
+    day_type, event, offset : Tensor int64 [B, T]
+    closed : Tensor bool [B, T]
+    """
+
+    sales: Tensor
+    observed: Tensor
+    level: Tensor
+    recent: Tensor
+    cart: Tensor
+    cart_observed: Tensor
+    features: Tensor
+    static: Tensor
+    day_type: Tensor
+    event: Tensor
+    offset: Tensor
+    closed: Tensor
+
+
+class History:
+    """A Panel laid out for gathering by region and time index, on the panel's device.
+
+    Parameters
+    ----------
+    panel : Panel
+    schema : Schema
+        Of the model; the panel must have its columns.
+    level_window : int
+        Periods of the trailing level.
+    transform : str
+        ``linear`` or ``log``.
+    use_known : bool
+        Whether known-future covariates are among the features.
+    """
+
+    def __init__(self, panel: Panel, schema: Schema, *, level_window: int, transform: str, use_known: bool) -> None:
+        self.panel = panel
+        self.schema = schema
+        self.level_window = level_window
+        self.transform = transform
+        device = panel.device
+        self.calendar_features = torch.as_tensor(calendar_features(panel.calendar), device=device)  # [C, T, F]
+        self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=device)  # [C, T]
+        self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
+        self.offset = torch.as_tensor(panel.calendar.offset, dtype=torch.int64, device=device)
+        self.use_known = use_known
+        static = _signed_log(panel.static)
+        center = torch.tensor(schema.static_center, device=device)
+        spread = torch.tensor(schema.static_spread, device=device)
+        self.static = ((static - center) / spread).nan_to_num(0.0).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+        self.default_level = torch.tensor(schema.default_level, dtype=torch.float32, device=device)
+
+    @property
+    def feature_size(self) -> int:
+        """F, the number of features of a day."""
+        neighbours = 3 * len(self.schema.known_names) + 3 if self.use_known else 0
+        return self.calendar_features.shape[-1] + neighbours
+
+    def rows(self, region: Tensor, start: Tensor, end: int | None = None) -> Rows:
+        """Slice and scale some regions.
+
+        Parameters
+        ----------
+        region : Tensor int64 [B]
+            Positions in the panel.
+        start : Tensor int64 [B]
+            First period that may be seen: a later start is a region that opened then.
+        end : int, optional
+            Cut the time axis here.
+        """
+        panel, which = self.panel, self.panel.calendar_index[region]
+        sales = panel.sales[region, :end]
+        periods = torch.arange(sales.shape[1], device=sales.device)
+        seen = periods >= start[:, None]  # [B, T]
+        observed = panel.observed[region, :end] & seen[:, :, None]
+        event = self.event[which, :end]
+        level = self._level(sales, observed, ordinary=event == 0)
+        recent = self.scale(sales, level[:, :-1]) * observed
+        cart, cart_observed = self._cart(panel.past[region, :end], seen)
+        return Rows(
+            sales=sales,
+            observed=observed,
+            level=level,
+            recent=recent,
+            cart=cart,
+            cart_observed=cart_observed,
+            features=self._features(region, which, end),
+            static=self.static[region],
+            day_type=self.day_type[which, :end],
+            event=event,
+            offset=self.offset[which, :end],
+            closed=panel.closed[region, :end],
+        )
+
+    def scale(self, sales: Tensor, level: Tensor) -> Tensor:
+        """Sales as the networks see them: over the level, and transformed."""
+        ratio = sales / level
+        if self.transform == "linear":
+            return ratio - 1.0
+        return (ratio.clamp(min=0.0) + OFFSET).log() - math.log(1.0 + OFFSET)
+
+    def unscale(self, value: Tensor, level: Tensor) -> Tensor:
+        """The inverse of `scale`, never negative: sales in the unit of the data."""
+        if self.transform == "linear":
+            ratio = value + 1.0
+        else:
+            ratio = (value.clamp(max=12.0) + math.log(1.0 + OFFSET)).exp() - OFFSET
+        return ratio.clamp(min=0.0) * level
+
+    def _level(self, sales: Tensor, observed: Tensor, ordinary: Tensor) -> Tensor:
+        """Trailing mean of ordinary observed days, [B, T + 1, G]; of all days where there are too few of those."""
+        usual = observed & ordinary[:, :, None]
+        total, count = _trailing_sums(sales, usual, self.level_window)
+        all_total, all_count = _trailing_sums(sales, observed, None)
+        mean = torch.where(count >= 3, total / count.clamp(min=1), all_total / all_count.clamp(min=1))
+        long_run = (all_total / all_count.clamp(min=1)).clamp(min=0.0)
+        floor = torch.maximum(0.05 * long_run, torch.full_like(long_run, MIN_LEVEL))
+        level = torch.maximum(mean, floor).float()
+        unseen = (all_count == 0) | (long_run <= 0)
+        return torch.where(unseen, self.default_level, level)
+
+    def _cart(self, past: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Past covariates less their own trailing mean, over their own trailing deviation, [B, T, P]."""
+        observed = past.isfinite() & seen[:, :, None]
+        values = past.nan_to_num(0.0)
+        total, count = _trailing_sums(values, observed, self.level_window)
+        squares, _ = _trailing_sums(values.double() ** 2, observed, self.level_window)
+        mean = total / count.clamp(min=1)
+        deviation = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
+        scaled = (values - mean[:, :-1]) / (deviation[:, :-1] + 0.05 * mean[:, :-1].abs() + MIN_LEVEL)
+        usable = observed & (count[:, :-1] >= 3)
+        return (scaled.float().clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT) * usable), usable
+
+    def _features(self, region: Tensor, which: Tensor, end: int | None) -> Tensor:
+        """Calendar, and the known covariates of the day, the day before and the day after, [B, T, F]."""
+        parts = [self.calendar_features[which, :end]]
+        if self.use_known:
+            known = self._known(self.panel.known[region])
+            closed = self.panel.closed[region].float().unsqueeze(-1)
+            day = torch.cat([known, closed], dim=-1)
+            before = torch.cat([day[:, :1], day[:, :-1]], dim=1)
+            after = torch.cat([day[:, 1:], day[:, -1:]], dim=1)
+            parts += [part[:, :end] for part in (day, before, after)]
+        return torch.cat(parts, dim=-1)
+
+    def _known(self, known: Tensor) -> Tensor:
+        logs = torch.tensor(self.schema.known_log, dtype=torch.bool, device=known.device)
+        center = torch.tensor(self.schema.known_center, dtype=known.dtype, device=known.device)
+        spread = torch.tensor(self.schema.known_spread, dtype=known.dtype, device=known.device)
+        values = torch.where(logs, _signed_log(known), known)
+        return ((values - center) / spread).nan_to_num(0.0).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+
+
+def calendar_features(calendar: Calendar) -> np.ndarray:
+    """What the calendar says of each day, float32 [C, T, F].
+
+    Day of the week, day of the month and day of the year as harmonics; day type; distance to and since festivals.
+    """
+    days = calendar.dates.astype("datetime64[D]")
+    weekly = calendar.frequency.upper().startswith("W")
+    month_start = days.astype("datetime64[M]").astype("datetime64[D]")
+    year_start = days.astype("datetime64[Y]").astype("datetime64[D]")
+    of_year = 2 * np.pi * (days - year_start).astype(float) / 365.25
+    of_month = 2 * np.pi * (days - month_start).astype(float) / 30.44
+    columns = [f(k * of_year) for k in (1, 2, 3, 4) for f in (np.sin, np.cos)]
+    columns += [f(k * of_month) for k in (1, 2) for f in (np.sin, np.cos)]
+    if not weekly:
+        weekday = (days.astype("int64") + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
+        columns += [(weekday == k).astype(float) for k in range(7)]
+    shared = np.stack(columns, axis=-1)  # [T, F1]
+    shared = np.broadcast_to(shared, (calendar.day_type.shape[0], *shared.shape))
+    types = np.eye(len(calendar.day_types))[calendar.day_type]
+    to, since = calendar.days_to.astype(float), calendar.days_since.astype(float)
+    interval = [np.exp(-to / 2), np.exp(-to / 7), np.exp(-since / 2), np.exp(-since / 7)]
+    offset = calendar.offset.astype(float) / 7.0
+    interval += [np.clip(offset, -4, 4), (calendar.event > 0).astype(float)]
+    return np.concatenate([shared, types, np.stack(interval, axis=-1)], axis=-1).astype(np.float32)
+
+
+def _trailing_sums(values: Tensor, mask: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """Sums and counts over the last `window` periods before each index, float64 [B, T + 1, N]; None: over all."""
+    weights = mask.double()
+    total = torch.nn.functional.pad((values.double() * weights).cumsum(dim=1), (0, 0, 1, 0))
+    count = torch.nn.functional.pad(weights.cumsum(dim=1), (0, 0, 1, 0))
+    if window is not None and window < values.shape[1]:
+        total = total - torch.nn.functional.pad(total[:, :-window], (0, 0, window, 0))
+        count = count - torch.nn.functional.pad(count[:, :-window], (0, 0, window, 0))
+    return total, count
+
+
+def _signed_log(values: Tensor) -> Tensor:
+    return values.sign() * values.abs().log1p()
+
+
+def _fit_covariates(
+    values: Tensor, reduce: Reduce, allow_log: bool = True
+) -> tuple[tuple[float, ...], tuple[float, ...], tuple[bool, ...]]:
+    """Center, spread and whether to take logarithms, of each column of [N, K] values with NaN."""
+    if values.shape[1] == 0:
+        return (), (), ()
+
+    def moments(columns: Tensor) -> tuple[Tensor, Tensor]:
+        finite = columns.isfinite()
+        clean = columns.nan_to_num(0.0).double()
+        sums = reduce(torch.stack([finite.sum(dim=0).double(), clean.sum(dim=0), (clean**2).sum(dim=0)]), "sum")
+        mean = sums[1] / sums[0].clamp(min=1)
+        return mean, (sums[2] / sums[0].clamp(min=1) - mean**2).clamp(min=0).sqrt()
+
+    finite = values.isfinite()
+    high = reduce(torch.where(finite, values, -torch.inf).amax(dim=0).double(), "max")
+    low = reduce(torch.where(finite, values, torch.inf).amin(dim=0).double(), "min")
+    mean, spread = moments(values)
+    binary = (low >= 0) & (high <= 1)
+    span = torch.maximum(high - mean, mean - low)
+    wide = (span > 8 * spread) & ~binary & allow_log
+    log_mean, log_spread = moments(_signed_log(values))
+    mean, spread = torch.where(wide, log_mean, mean), torch.where(wide, log_spread, spread)
+    mean, spread = torch.where(binary, 0.0, mean), torch.where(binary, 1.0, spread)
+    spread = torch.where(spread > 0, spread, 1.0)
+    return tuple(mean.tolist()), tuple(spread.tolist()), tuple(wide.tolist())
+
+

@@ -1,0 +1,121 @@
+"""What is held out of training, and the loss on it.
+
+Some regions are never trained on, and the last periods of all regions are never a target of training. The score that
+stops training is the loss on those last periods, forecast from the day before them, over regions of both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmp.config import Config
+from stmp.data.episodes import full_episode
+from stmp.data.features import History, Schema
+from stmp.data.panel import Panel
+from stmp.learning.workers import Workers
+from stmp.nets.generative import STMP
+
+MAX_SCORED = 200
+"""Regions of each kind that are scored: validation must not outweigh training."""
+
+MIN_REGIONS = 10
+"""With fewer regions none is held out."""
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Split:
+    """Regions to train on and regions held out, as sorted positions in the dataset's region list."""
+
+    train: np.ndarray
+    held_out: np.ndarray
+
+    @classmethod
+    def of(cls, regions: int, fraction: float) -> Split:
+        """Hold out a fraction of the regions; the same ones at each call.
+
+        The choice depends on the number of regions alone, so that seeds and configurations can be compared.
+        """
+        number = round(regions * fraction) if regions >= MIN_REGIONS else 0
+        shuffled = np.random.default_rng(0).permutation(regions)
+        return cls(np.sort(shuffled[number:]), np.sort(shuffled[:number]))
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Regions that validation scores: evenly spaced ones of both kinds."""
+        return np.sort(np.concatenate([_evenly(self.train), _evenly(self.held_out)]))
+
+
+def _evenly(positions: np.ndarray) -> np.ndarray:
+    if len(positions) <= MAX_SCORED:
+        return positions
+    return positions[np.linspace(0, len(positions) - 1, MAX_SCORED).round().astype(int)]
+
+
+class Validator:
+    """Scores a model on this worker's part of the validation regions, and sums over the workers.
+
+    Parameters
+    ----------
+    panel : Panel
+        The validation regions of this worker, split into series as the model wants them.
+    held_out : sequence of bool
+        Which of them were never trained on.
+    schema : Schema
+    config : Config, resolved
+    first : int
+        First validation period; its forecasts start from the period before.
+    last : int
+        One past the last.
+    """
+
+    def __init__(
+        self, panel: Panel | None, held_out: Sequence[bool], schema: Schema, config: Config, *, first: int, last: int
+    ) -> None:
+        self.config, self.first, self.last = config, first, last
+        self.day_types = schema.day_types
+        self.chunks: list[tuple[History, Tensor]] = []
+        if panel is None:
+            return
+        kinds = torch.tensor(list(held_out), dtype=torch.bool)
+        for begin in range(0, panel.shape[0], CHUNK):
+            part = slice(begin, min(begin + CHUNK, panel.shape[0]))
+            history = history_of(panel.select(np.arange(part.start, part.stop)), schema, config)
+            self.chunks.append((history, kinds[part]))
+
+    @torch.no_grad()
+    def score(self, model: STMP, workers: Workers) -> dict[str, float]:
+        """Mean loss over all points, by day type, and by seen and held-out regions; empty without any point."""
+        sums = torch.zeros(len(self.day_types), 2, 2, dtype=torch.float64)  # day type, held out, (loss, points)
+        model.eval()
+        for history, kinds in self.chunks:
+            panel = history.panel
+            noise = torch.zeros(panel.shape[0], 1, self.config.model.psi_size)
+            episode = full_episode(
+                panel, self.first - 1, self.last - self.first, self.config.train.supports_forecast, noise
+            )
+            losses, points, _ = model.loss(history, episode)
+            types = panel.day_type[:, self.first : self.last].cpu()
+            for kind in (0, 1):
+                rows = kinds == bool(kind)
+                for of, values in enumerate((losses, points)):
+                    flat = values.double().cpu()[rows].flatten()
+                    sums[:, kind, of].index_add_(0, types[rows].flatten(), flat)
+        model.train()
+        sums = workers.reduce(sums, "sum")
+        scores = {"all": sums.sum(dim=(0, 1)), "seen": sums[:, 0].sum(dim=0), "held_out": sums[:, 1].sum(dim=0)}
+        scores |= {name: sums[i].sum(dim=0) for i, name in enumerate(self.day_types)}
+        return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
+
+
+def history_of(panel: Panel, schema: Schema, config: Config) -> History:
+    """A panel laid out as a model with this configuration reads it."""
+    model = config.model
+    assert model.level_window is not None
+    return History(panel, schema, level_window=model.level_window, transform=model.transform, use_known=model.known)

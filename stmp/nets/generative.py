@@ -1,0 +1,200 @@
+"""The generative model, shared by all tasks, and the whole network STMP.
+
+A query's features h~ and its task's psi give the forecast of the target day: ``fc(h~, psi)``. Beyond the published
+model, the target day's known-future covariates and what attention found in the region's past enter the decoder too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from stmp.config import ModelConfig
+from stmp.data.episodes import Episode
+from stmp.data.features import History, Rows, Schema
+from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
+from stmp.nets.attention import PastAttention
+from stmp.nets.extractor import Contexts, Extractor, windows_of
+from stmp.nets.heads import NormalHead, QuantileHead
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Distributions of transformed sales over the origin's level.
+
+    Attributes
+    ----------
+    values : Tensor [B, L, Q, G, levels]
+        Quantiles, or the mean alone for the normal head, for each sample of psi.
+    level : Tensor [B, Q, G]
+        The scale: sales are ``history.unscale(values, level)``.
+    psi, posterior : TaskFeatures or None
+        Of each query; `posterior` has seen the query days too, where the KL term asks for it.
+    """
+
+    values: Tensor
+    level: Tensor
+    psi: TaskFeatures | None
+    posterior: TaskFeatures | None = None
+
+
+class STMP(nn.Module):
+    """Amortization network and generative model.
+
+    Parameters
+    ----------
+    config : ModelConfig, resolved
+    schema : Schema
+        Names of the inputs, which give their sizes.
+    feature_size : int
+        F, features of a day.
+    pooled : bool
+        Tasks are pooled over day types or regions rather than single cells.
+    """
+
+    def __init__(self, config: ModelConfig, schema: Schema, feature_size: int, *, pooled: bool = False) -> None:
+        super().__init__()
+        assert config.horizon is not None
+        self.config, self.pooled = config, pooled
+        self.horizon = config.horizon
+        self.separate = config.instances == "window"
+        series = len(schema.series)
+        hidden, period_days = config.hidden, 7 if schema.frequency.upper().startswith("W") else 1
+        sizes = {"series": series, "past": len(schema.past_names), "features": feature_size}
+        static = len(schema.static_names)
+        self.extractor = Extractor(config, static=static, **sizes)
+        own = config.psi != "none" and self.separate and not config.share_extractor
+        self.support_extractor = Extractor(config, static=static, **sizes) if own else None
+        if config.psi != "none":
+            day = feature_size + (static if config.static else 0)
+            self.amortization = Amortization(config, inputs=hidden if self.separate else day, series=series)
+        self.attention = (
+            PastAttention(config, features=feature_size, series=series, period_days=period_days)
+            if config.pooling == "attention"
+            else None
+        )
+        inputs = hidden + 3
+        inputs += config.psi_size if config.psi != "none" else 0
+        inputs += feature_size if config.known else 0
+        if self.attention is not None:
+            inputs += self.attention.size + self.attention.heads * series
+        self.decoder = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden), nn.ReLU())
+        self.head: NormalHead | QuantileHead = (
+            NormalHead(hidden, series) if config.head == "normal" else QuantileHead(hidden, series, config.levels)
+        )
+
+    def forward(self, history: History, episode: Episode, rows: Rows) -> Prediction:
+        """Forecast the queries of an episode.
+
+        Parameters
+        ----------
+        history : History
+        episode : Episode
+        rows : Rows
+            ``history.rows(episode.region, episode.start)``.
+        """
+        device = episode.region.device
+        batch = torch.arange(len(episode.region), device=device)[:, None]
+        row, last, query_window, support_window = windows_of(episode, self.separate)
+        contexts = self.extractor.encode(rows, row, last)
+        h = self.extractor.read(
+            history, rows, contexts, query_window, batch.expand_as(query_window), episode.origin, episode.target
+        )
+        parts = [h, self._lead(episode)]
+        base = torch.zeros_like(rows.level[batch, episode.origin + 1])  # [B, Q, G]
+        if self.config.known:
+            parts.append(rows.features[batch, episode.target])
+        if self.attention is not None:
+            raw, learned = self.attention(history, rows, episode)
+            parts += [learned, raw.flatten(-2)]
+            base = raw[:, :, 0]
+        x = torch.cat(parts, dim=-1)[:, None]  # [B, 1, Q, inputs]
+        psi = posterior = None
+        if self.config.psi != "none":
+            psi, posterior = self._task_features(history, rows, episode, contexts, query_window, support_window)
+            if self.config.psi == "stochastic":
+                samples = psi.sample(episode.noise)
+            else:
+                samples = psi.mu[:, None]
+            x = torch.cat([x.expand(-1, samples.shape[1], -1, -1), samples], dim=-1)
+        values = self.head(self.decoder(x), base[:, None])
+        return Prediction(values, rows.level[batch, episode.origin + 1], psi, posterior)
+
+    def loss(self, history: History, episode: Episode) -> tuple[Tensor, Tensor, Prediction]:
+        """Summed loss of an episode and the number of points in it.
+
+        Returns
+        -------
+        losses : Tensor [B, Q]
+            Of each query, summed over its observed series; 0 where none is observed.
+        points : Tensor [B, Q]
+            Observed series of each query.
+        prediction : Prediction
+        """
+        rows = history.rows(episode.region, episode.start)
+        prediction = self(history, episode, rows)
+        batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
+        at = (batch, episode.target)
+        observed = (rows.observed[at] & episode.query_valid[:, :, None]).float()
+        truth = history.scale(rows.sales[at], prediction.level)
+        losses = self.head.loss(prediction.values, truth, observed)
+        if self.config.beta_kl > 0 and prediction.psi is not None and prediction.posterior is not None:
+            divergence = prediction.posterior.divergence_to(prediction.psi)
+            losses = losses + self.config.beta_kl * divergence * (observed.sum(dim=-1) > 0)
+        return losses, observed.sum(dim=-1), prediction
+
+    def _lead(self, episode: Episode) -> Tensor:
+        """How far ahead the target lies, [B, Q, 3]; beyond what was learned it counts as the furthest learned."""
+        h = episode.horizon.clamp(min=1, max=self.horizon).float()
+        return torch.stack([h / self.horizon, h.log1p() / math.log1p(self.horizon), torch.exp(-(h - 1) / 3.0)], dim=-1)
+
+    def _task_features(
+        self,
+        history: History,
+        rows: Rows,
+        episode: Episode,
+        contexts: Contexts,
+        query_window: Tensor,
+        support_window: Tensor,
+    ) -> tuple[TaskFeatures, TaskFeatures | None]:
+        """psi from the support days; with a KL term in training, also psi from support and query days."""
+        if self.support_extractor is not None:
+            row, last, _, _ = windows_of(episode, separate=True)
+            contexts = self.support_extractor.encode(rows, row, last)
+        mask = task_mask(episode, rows, pooled=self.pooled)
+        before = (episode.support - 1).clamp(min=0)
+        embedded = self._instances(history, rows, contexts, support_window, before, episode.support)
+        pooled_regions = self.pooled and episode.view == "temporal"
+        pool = self.amortization.pooled_over_regions if pooled_regions else self.amortization
+        psi = pool(embedded, mask)
+        if self.config.beta_kl == 0 or not self.training:
+            return psi, None
+        queries = self._instances(history, rows, contexts, query_window, episode.origin, episode.target)
+        both = replace(
+            episode,
+            support=torch.cat([episode.support, episode.target], dim=1),
+            support_valid=torch.cat([episode.support_valid, episode.query_valid], dim=1),
+            origin=torch.full_like(episode.origin, rows.sales.shape[1]),
+        )
+        everything = task_mask(both, rows, pooled=self.pooled)
+        if not pooled_regions:  # earlier support of the same cell only, but all of the cell's queries
+            everything[:, :, : mask.shape[2]] = mask
+        return psi, pool(torch.cat([embedded, queries], dim=1), everything)
+
+    def _instances(
+        self, history: History, rows: Rows, contexts: Contexts, window: Tensor, origin: Tensor, days: Tensor
+    ) -> Tensor:
+        """Embed days with their outcome, [B, M, hidden]: from their windows, or from their covariates alone."""
+        batch = torch.arange(len(days), device=days.device)[:, None]
+        if self.separate:
+            extractor = self.support_extractor or self.extractor
+            features = extractor.read(history, rows, contexts, window, batch.expand_as(days), origin, days)
+        else:
+            parts = [rows.features[batch, days]]
+            if self.config.static:
+                parts.append(rows.static[:, None].expand(-1, days.shape[1], -1))
+            features = torch.cat(parts, dim=-1)
+        return self.amortization.instances(features, rows, days)
