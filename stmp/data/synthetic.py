@@ -185,6 +185,20 @@ class SyntheticCity:
     truth: SyntheticTruth
 
 
+def configure(config: SyntheticConfig | None = None, **settings: Any) -> SyntheticConfig:
+    """Settings of `config` (by default SyntheticConfig()) with some replaced.
+
+    Raises
+    ------
+    ConfigError : a setting is unknown or out of range
+    """
+    unknown = sorted(set(settings) - set(SyntheticConfig.__dataclass_fields__))
+    if unknown:
+        known = ", ".join(SyntheticConfig.__dataclass_fields__)
+        raise ConfigError(f"synthetic city: unknown setting {', '.join(unknown)}; settings are {known}")
+    return replace(config or SyntheticConfig(), **settings)
+
+
 def generate(config: SyntheticConfig | None = None, **settings: Any) -> SyntheticCity:
     """Make a whole city in memory.
 
@@ -197,7 +211,7 @@ def generate(config: SyntheticConfig | None = None, **settings: Any) -> Syntheti
     ------
     ConfigError : a setting is unknown or out of range
     """
-    config = _configured(config, settings)
+    config = configure(config, **settings)
     chunks = list(generate_chunks(config, chunk=config.regions))
     return chunks[0]
 
@@ -364,14 +378,6 @@ def expected_frame(city: SyntheticCity) -> pd.DataFrame:
 
 
 # --- inside ---------------------------------------------------------------------------------------------------------
-
-
-def _configured(config: SyntheticConfig | None, settings: dict[str, Any]) -> SyntheticConfig:
-    unknown = sorted(set(settings) - set(SyntheticConfig.__dataclass_fields__))
-    if unknown:
-        known = ", ".join(SyntheticConfig.__dataclass_fields__)
-        raise ConfigError(f"synthetic city: unknown setting {', '.join(unknown)}; settings are {known}")
-    return replace(config or SyntheticConfig(), **settings)
 
 
 def _district(number: int) -> str:
