@@ -6,9 +6,13 @@ objects.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,5 +117,40 @@ class Folder:
             self.fs.get_file(path, str(target))
         return to
 
+    def state(self) -> str:
+        """A short text that changes when a file in this folder does, found without reading them."""
+        self.fs.invalidate_cache()
+        keys = [(path, self.fs.ukey(path)) for path in sorted(self.fs.find(self.path))]
+        return hashlib.sha256(repr((self.uri, keys)).encode()).hexdigest()[:32]
+
     def _at(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}" if name else self.path
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of the names and contents of all files in a folder."""
+    total = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        total.update(str(file.relative_to(path)).encode() + b"\0")
+        with file.open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
+
+
+def cached(settings: Settings, key: str, fetch: Callable[[Path], object]) -> Path:
+    """A folder in the cache of models, fetched whole before it takes its name; two processes may do so at once."""
+    target = settings.cache / "models" / key
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".fetching-", dir=target.parent))
+    try:
+        fetch(scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise the other process was faster
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target

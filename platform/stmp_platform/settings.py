@@ -44,6 +44,9 @@ class Settings(BaseModel):
         MLflow experiment of the runs.
     artifact_root : str
         Where artifacts lie when the tracking URI is a database; a tracking server has its own place.
+    cache : Path
+        Where models are kept that were fetched from a server or an object store. ``STMP_CACHE``, else ``stmp`` in
+        ``XDG_CACHE_HOME`` or ``~/.cache``.
     storage_options : SecretStr
         JSON object of fsspec options by protocol, such as ``{"s3": {"endpoint_url": "http://minio:9000"}}``. Seldom
         needed: the usual variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``...) work without it.
@@ -60,6 +63,7 @@ class Settings(BaseModel):
     registry_uri: SecretStr
     experiment: str = Field(default="stmp", min_length=1)
     artifact_root: str
+    cache: Path
     storage_options: SecretStr = SecretStr("{}")
     http_timeout_s: int = Field(default=10, ge=1)
     http_retries: int = Field(default=1, ge=0, le=5)
@@ -76,8 +80,8 @@ class Settings(BaseModel):
         """Read the environment; arguments that are given come before it.
 
         Reads ``STMP_HOME``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_REGISTRY_URI``, ``MLFLOW_EXPERIMENT_NAME``,
-        ``STMP_ARTIFACT_ROOT``, ``STMP_STORAGE_OPTIONS``, ``STMP_TRACKING_TIMEOUT_S``, ``STMP_TRACKING_RETRIES`` and
-        ``STMP_TRACKING_FLUSH_S``.
+        ``STMP_ARTIFACT_ROOT``, ``STMP_CACHE``, ``STMP_STORAGE_OPTIONS``, ``STMP_TRACKING_TIMEOUT_S``,
+        ``STMP_TRACKING_RETRIES`` and ``STMP_TRACKING_FLUSH_S``.
 
         Raises
         ------
@@ -94,6 +98,7 @@ class Settings(BaseModel):
             "registry_uri": _absolute(registry) if registry else tracking,
             "experiment": experiment or env.get("MLFLOW_EXPERIMENT_NAME"),
             "artifact_root": env.get("STMP_ARTIFACT_ROOT") or str(_beside(tracking, home) / "mlartifacts"),
+            "cache": env.get("STMP_CACHE") or Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stmp",
             "storage_options": env.get("STMP_STORAGE_OPTIONS"),
             "http_timeout_s": env.get("STMP_TRACKING_TIMEOUT_S"),
             "http_retries": env.get("STMP_TRACKING_RETRIES"),
@@ -164,3 +169,9 @@ def _beside(tracking_uri: str, home: Path) -> Path:
     """Folder of a local database, else home: a store and its artifacts move together."""
     local = _SQLITE_FILE.match(tracking_uri)
     return Path(local["path"]).parent if local else home
+
+
+def local_database(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for every other kind of store."""
+    local = _SQLITE_FILE.match(uri)
+    return Path(local["path"]) if local else None

@@ -10,7 +10,6 @@ that dies at any point costs nothing but the time until the next attempt, and no
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmp.errors import TrackingError
-from stmp_platform.files import Folder
+from stmp_platform.files import Folder, digest_of
 from stmp_platform.settings import Settings
 from stmp_platform.tracking.client import connect, experiment_id, not_found, tracking_errors
 from stmp_platform.tracking.metrics import MetricsLog, Report
@@ -197,16 +196,6 @@ class Mirror:
                 client.set_terminated(run_id, record.status, record.ended_ms)
         state.status = record.status
         state.write(self.folder)
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files in a folder."""
-    total = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        total.update(str(file.relative_to(path)).encode() + b"\0")
-        with file.open("rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
-    return total.hexdigest()
 
 
 def _batches(reports: Iterable[Report]) -> Iterator[list[Report]]:

@@ -1,4 +1,4 @@
-"""What a training says about itself: ``run.json`` in its output folder, from which a tracking run can be made any time."""
+"""What a training says about itself: ``run.json`` in its folder, from which a tracking run can be made at any time."""
 
 from __future__ import annotations
 
