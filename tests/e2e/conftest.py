@@ -1,0 +1,56 @@
+"""How e2e tests call the command line: as a process of its own, without a terminal, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Stmp:
+    """The `stmp` command in one folder."""
+
+    folder: Path
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command and return how it ended, with what it printed."""
+        hidden = ("MLFLOW_", "STMP_", "PYTHONPATH")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(hidden) or k == "MLFLOW_DISABLE_TELEMETRY"}
+        command = [sys.executable, "-m", "jobs.cli", *arguments]
+        how = {"cwd": self.folder, "env": clean | env, "stdin": subprocess.DEVNULL, "timeout": 280}
+        return subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload]
+
+    def ok(self, *arguments: str, **env: str) -> str:
+        """Run a command that must succeed, and return what it printed."""
+        done = self(*arguments, **env)
+        assert done.returncode == 0, f"stmp {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout
+
+    def json(self, *arguments: str, **env: str) -> dict[str, Any]:
+        """Run a command that must succeed, and return its --json."""
+        file = self.folder / "result.json"
+        self.ok(*arguments, "--json", str(file), **env)
+        loaded: dict[str, Any] = json.loads(file.read_text())
+        file.unlink()
+        return loaded
+
+    def refused(self, *arguments: str, code: int = 2, **env: str) -> str:
+        """Run a command that must be refused with one message and no traceback, and return the message."""
+        done = self(*arguments, **env)
+        assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+
+@pytest.fixture(scope="module")
+def stmp(tmp_path_factory: pytest.TempPathFactory) -> Stmp:
+    """Return the command line, in an empty folder that the tests of one module share."""
+    return Stmp(tmp_path_factory.mktemp("stmp"))

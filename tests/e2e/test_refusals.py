@@ -1,0 +1,103 @@
+"""Bad input ends with exit code 2, one message that helps, no traceback, and nothing half written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.e2e.conftest import Stmp
+
+
+@pytest.fixture(scope="module")
+def city(stmp: Stmp) -> Stmp:
+    stmp.ok("ingest", "synthetic", "--set", "regions=8", "--set", "years=1", "--out", "data")
+    return stmp
+
+
+def sales(**changes: object) -> pd.DataFrame:
+    days = pd.date_range("2024-01-01", periods=60)
+    return pd.DataFrame({"unique_id": "a", "ds": days, "y": 1.0}).assign(**changes)
+
+
+def test_no_such_file(stmp: Stmp) -> None:
+    assert "nowhere.yaml" in stmp.refused("ingest", "nowhere.yaml", "--out", "d")
+
+
+def test_all_faults_of_a_table_are_told_at_once(stmp: Stmp) -> None:
+    frame = pd.concat([sales(), sales().head(3)]).astype({"y": object})
+    frame.iloc[10, 2] = "many"
+    frame.to_csv(stmp.folder / "bad.csv", index=False)
+    message = stmp.refused("ingest", "bad.csv", "--country", "DE", "--out", "d")
+    assert "y" in message
+    assert "many" in message
+    assert "3" in message, "the three rows that are there twice"
+    assert not (stmp.folder / "d" / "manifest.json").exists()
+
+
+def test_a_folder_that_is_no_dataset(stmp: Stmp) -> None:
+    (stmp.folder / "empty").mkdir()
+    for command in (("data", "describe", "empty"), ("train", "--data", "empty", "--out", "r")):
+        assert "no dataset" in stmp.refused(*command)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("train.max_step=5", "max_step"),
+        ("train.max_steps=many", "train.max_steps"),
+        ("train.learning_rate=-1", "greater than 0"),
+        ("max_steps=5", "section.key=value"),
+    ],
+)
+def test_bad_settings(city: Stmp, setting: str, words: str) -> None:
+    assert words in city.refused("train", "--data", "data", "--out", "r", "--set", setting)
+    assert not (city.folder / "r").exists()
+
+
+def test_unknown_preset_names_those_there_are(city: Stmp) -> None:
+    message = city.refused("train", "--data", "data", "--out", "r", "--preset", "papers")
+    assert "papers" in message
+    assert "paper" in message
+    assert "product" in message
+
+
+def test_until_outside_the_data(city: Stmp) -> None:
+    assert "1999-01-01" in city.refused("train", "--data", "data", "--out", "r", "--until", "1999-01-01")
+
+
+def test_no_model_there(city: Stmp) -> None:
+    message = city.refused("forecast", "--data", "data", "--model", "nowhere", "--out", "f.csv")
+    assert "nowhere" in message
+
+
+def test_no_such_registered_model(city: Stmp) -> None:
+    message = city.refused("forecast", "--data", "data", "--model", "models:/ghost/1", "--out", "f.csv", code=1)
+    assert "ghost" in message
+
+
+def test_unknown_file_ending(city: Stmp) -> None:
+    message = city.refused("forecast", "--data", "data", "--model", "nowhere", "--out", "f.xlsx")
+    assert ".parquet" in message
+
+
+@pytest.mark.parametrize(
+    "arguments", [("train",), ("forecast", "--horizon", "0"), ("fly",), ("train", "--until", "soon")]
+)
+def test_arguments_that_cannot_be(stmp: Stmp, arguments: tuple[str, ...]) -> None:
+    assert "Usage" in stmp.refused(*arguments)
+
+
+def test_debug_shows_where(stmp: Stmp) -> None:
+    done = stmp("ingest", "nowhere.yaml", "--out", "d", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_fault_of_ours_is_exit_code_1(stmp: Stmp, tmp_path: Path) -> None:
+    """Standing in for a bug: the working folder is gone."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['jobs.models'] = None")
+    done = stmp("models", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "--debug" in done.stderr
