@@ -23,7 +23,9 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """The networks. Switches marked *paper* are those of the published model and its ablations."""
 
-    horizon: int | None = Field(None, ge=1, description="Periods ahead that are learned; by default 56 days or 39 weeks.")
+    horizon: int | None = Field(
+        None, ge=1, description="Periods ahead that are learned; by default 56 days or 39 weeks."
+    )
     context: int | None = Field(
         None, ge=2, description="Periods of recent sales that the recurrent nets read; by default 112 days or 52 weeks."
     )
@@ -40,9 +42,13 @@ class ModelConfig(_Section):
         "stochastic", description="The task features of a cell: none, their mean, or a distribution (paper)."
     )
     psi_size: int = Field(16, ge=1, description="Numbers in psi.")
-    samples: int = Field(1, ge=1, description="Monte Carlo samples L of psi in training and, for `stochastic`, in forecasts.")
+    samples: int = Field(
+        1, ge=1, description="Monte Carlo samples L of psi in training and, for `stochastic`, in forecasts."
+    )
     beta_kl: float = Field(
-        0.0, ge=0, description="Weight of KL(q(psi | support + query) || q(psi | support)); 0 as in the paper's objective."
+        0.0,
+        ge=0,
+        description="Weight of KL(q(psi | support + query) || q(psi | support)); 0 as in the paper's objective.",
     )
     pooling: Literal["mean", "attention"] = Field(
         "attention",
@@ -50,7 +56,9 @@ class ModelConfig(_Section):
         "target day's covariates over the region's own past.",
     )
     heads: int = Field(4, ge=1, description="Attention heads.")
-    share_extractor: bool = Field(True, description="One feature extractor for amortization and generative network (paper).")
+    share_extractor: bool = Field(
+        True, description="One feature extractor for amortization and generative network (paper)."
+    )
     support_outcome: bool = Field(True, description="Support instances carry the sales of their target day (paper).")
     ar: bool = Field(True, description="The linear autoregressive block (paper).")
     ar_lags: int = Field(14, ge=1, description="Days the autoregressive block reads.")
@@ -70,12 +78,17 @@ class ModelConfig(_Section):
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
     series: Literal["joint", "split"] = Field(
-        "split", description="`joint` (paper): one vector over all series of a region. `split`: each series is a task row."
+        "split",
+        description="`joint` (paper): one vector over all series of a region. `split`: each series is a task row.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if list(self.levels) != sorted(set(self.levels)) or not all(0 < q < 1 for q in self.levels) or 0.5 not in self.levels:
+        if (
+            list(self.levels) != sorted(set(self.levels))
+            or not all(0 < q < 1 for q in self.levels)
+            or 0.5 not in self.levels
+        ):
             raise ValueError("levels must increase strictly, lie between 0 and 1 and hold 0.5")
         if self.skip_periods is not None and any(p < 2 for p in self.skip_periods):
             raise ValueError("skip_periods must be 2 or more")
@@ -90,20 +103,30 @@ class TrainConfig(_Section):
     queries: int = Field(48, ge=1, description="Query days drawn from each region in a step.")
     supports: int = Field(160, ge=1, description="Support days drawn from each region's past in a step.")
     supports_forecast: int = Field(1200, ge=1, description="Support days at most when forecasting.")
-    views: Literal["both", "spatial", "temporal"] = Field("both", description="Alternate the views (paper), or hold to one.")
+    views: Literal["both", "spatial", "temporal"] = Field(
+        "both", description="Alternate the views (paper), or hold to one."
+    )
     view_mode: Literal["cell", "pooled"] = Field(
         "cell",
         description="`cell`: a task is a (region, day type). `pooled`: a region over its day types in the spatial view, "
         "a day type over its regions in the temporal view.",
     )
     day_type_temperature: float = Field(
-        0.5, ge=0, le=1, description="Day types are drawn by frequency to this power: 0 uniformly (paper), 1 by frequency."
+        0.5,
+        ge=0,
+        le=1,
+        description="Day types are drawn by frequency to this power: 0 uniformly (paper), 1 by frequency.",
     )
     cold_fraction: float = Field(
-        0.35, ge=0, le=1, description="Share of regions in a step whose history is cut short, so that new regions are learned."
+        0.35,
+        ge=0,
+        le=1,
+        description="Share of regions in a step whose history is cut short, so that new regions are learned.",
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
-    warmup: int = Field(100, ge=0, description="Steps of linear warm-up; then the rate falls by a cosine to a twentieth.")
+    warmup: int = Field(
+        100, ge=0, description="Steps of linear warm-up; then the rate falls by a cosine to a twentieth."
+    )
     weight_decay: float = Field(1e-2, ge=0, description="Decoupled weight decay.")
     clip: float = Field(1.0, gt=0, description="Norm at which gradients are clipped.")
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that forecasts; 0 for none.")
@@ -145,7 +168,9 @@ class Config(_Section):
             key, equals, text = override.partition("=")
             section, dot, name = key.strip().partition(".")
             if not equals or not dot:
-                raise ConfigError(f"Setting '{override}' is not of the form section.key=value, such as train.max_steps=500.")
+                raise ConfigError(
+                    f"Setting '{override}' is not of the form section.key=value, such as train.max_steps=500."
+                )
             merged.setdefault(section, {})[name] = yaml.safe_load(text)
         try:
             return cls.model_validate(merged)

@@ -91,14 +91,15 @@ def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: Train
         Rows of the whole batch, over all workers.
     """
     # Two hashes apart: neighbouring seeds and steps share no numbers.
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+    generator = torch.Generator().manual_seed(
+        int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    )
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(shape, generator=generator)
 
-    view = train.views if train.views != "both" else ("spatial" if step % 2 == 0 else "temporal")
     return Plan(
-        view=view,
+        view=view_at(step, train),
         day_type=uniform(),
         region=uniform(batch),
         anchor=uniform(batch, 3),
@@ -109,6 +110,11 @@ def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: Train
         support=uniform(batch),
         noise=torch.randn(batch, model.samples, model.psi_size, generator=generator),
     )
+
+
+def view_at(step: int, train: TrainConfig) -> str:
+    """``spatial`` and ``temporal`` in turn, or the one that is set."""
+    return train.views if train.views != "both" else ("spatial" if step % 2 == 0 else "temporal")
 
 
 @dataclass(frozen=True)
@@ -185,15 +191,23 @@ class EpisodeSampler:
         self.mine = torch.from_numpy((stratum[:, None] * strata.rows + np.arange(strata.rows)).reshape(-1))
         self.first = torch.from_numpy(first).repeat_interleave(strata.rows)
         self.sizes = torch.from_numpy(sizes).repeat_interleave(strata.rows)
-        day_type = panel.day_type
         self.types = len(panel.calendar.day_types)
-        counts = torch.bincount(day_type[:, :last].flatten().cpu(), minlength=self.types).double()
-        weights = (counts / counts.sum()).pow(train.day_type_temperature) * (counts > 0)
-        self.type_weights = weights  # the same on every worker only if calendars are alike: see `set_type_weights`
+        self.set_type_weights(self.day_counts())
 
-    def set_type_weights(self, weights: Tensor) -> None:
-        """Use the probabilities of day types that all workers agreed on, float64 [D]."""
-        self.type_weights = weights
+    def day_counts(self) -> Tensor:
+        """Observed training days of each type in this shard, float64 [D]."""
+        observed = self.panel.observed[:, : self.last].any(dim=-1)
+        days = self.panel.day_type[:, : self.last][observed]
+        return torch.bincount(days.cpu(), minlength=self.types).double()
+
+    def set_type_weights(self, counts: Tensor) -> None:
+        """Draw day types by their number over all workers, raised to the temperature."""
+        shares = counts / counts.sum().clamp(min=1)
+        self.type_weights = shares.pow(self.train.day_type_temperature) * (counts > 0)
+
+    def view(self, step: int) -> str:
+        """The view that a step takes, on every worker."""
+        return view_at(step, self.train)
 
     def draw(self, step: int) -> Episode | None:
         """The rows of this worker at a step; None where it owns none."""
@@ -302,7 +316,9 @@ def draw_support(
     total = allowed.sum(dim=1, keepdim=True)
     one_hot = torch.nn.functional.one_hot(day_type, types) * allowed[:, :, None]
     counts = one_hot.sum(dim=1).clamp(min=1).float()  # [B, D]
-    density = (one_hot * counts.rsqrt()[:, None, :]).sum(dim=-1)  # [B, T], a type's share grows with the root of its days
+    density = (one_hot * counts.rsqrt()[:, None, :]).sum(
+        dim=-1
+    )  # [B, T], a type's share grows with the root of its days
     expected = number * density / density.sum(dim=1, keepdim=True).clamp(min=1e-9)
     expected = _cap(expected, allowed, number)
     # Day t is drawn if the cumulated expectation passes a multiple of one (shifted by `at`) on that day.
@@ -345,7 +361,9 @@ def sample_by_weight(weights: Tensor, uniform: Tensor) -> Tensor:
     return index.clamp(max=weights.shape[1] - 1)
 
 
-def full_episode(panel: Panel, origin: int, horizon: int, supports: int, noise: Tensor, start: Tensor | None = None) -> Episode:
+def full_episode(
+    panel: Panel, origin: int, horizon: int, supports: int, noise: Tensor, start: Tensor | None = None
+) -> Episode:
     """The episode of a forecast: every region, every horizon day, and as much of the past as fits.
 
     Parameters
@@ -364,7 +382,13 @@ def full_episode(panel: Panel, origin: int, horizon: int, supports: int, noise: 
     start = torch.zeros_like(end) if start is None else start
     fitting = min(supports, origin + 1)
     support, valid = draw_support(
-        observed, panel.day_type, start, end, fitting, len(panel.calendar.day_types), torch.full((regions,), 0.5, device=device)
+        observed,
+        panel.day_type,
+        start,
+        end,
+        fitting,
+        len(panel.calendar.day_types),
+        torch.full((regions,), 0.5, device=device),
     )
     target = (origin + 1 + torch.arange(horizon, device=device)).expand(regions, -1)
     return Episode(

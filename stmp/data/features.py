@@ -118,7 +118,9 @@ class Schema:
             if ours != theirs:
                 lacks = [n for n in ours if n not in theirs]
                 extra = [n for n in theirs if n not in ours]
-                faults.append(f"{noun}: lacks {lacks}, has unknown {extra}" if lacks or extra else f"{noun}: other order")
+                faults.append(
+                    f"{noun}: lacks {lacks}, has unknown {extra}" if lacks or extra else f"{noun}: other order"
+                )
         if faults:
             raise DataError(
                 "The data does not fit the model, which was trained on other columns. "
@@ -362,5 +364,3 @@ def _fit_covariates(
     mean, spread = torch.where(binary, 0.0, mean), torch.where(binary, 1.0, spread)
     spread = torch.where(spread > 0, spread, 1.0)
     return tuple(mean.tolist()), tuple(spread.tolist()), tuple(wide.tolist())
-
-

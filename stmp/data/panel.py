@@ -119,7 +119,9 @@ class Panel:
         """The last date on which any region sold."""
         days = self.observed.any(dim=2).any(dim=0).nonzero()
         if len(days) == 0:
-            raise DataError("The panel holds no observed sales at all. Check the dates and the `closed` rule of the dataset.")
+            raise DataError(
+                "The panel holds no observed sales at all. Check the dates and the `closed` rule of the dataset."
+            )
         return self.dates[int(days[-1])]
 
     def index_of(self, date: DateLike) -> int:
@@ -150,7 +152,9 @@ class Panel:
 
     def to(self, device: torch.device | str) -> Panel:
         """The same panel with its tensors on a device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        moved = {
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
     def until(self, date: DateLike) -> Panel:
@@ -253,6 +257,7 @@ class Panel:
         rules: Sequence[DayRule] = DEFAULT_RULES,
         closed: str | None = None,
         frequency: str | None = None,
+        horizon: int = 0,
     ) -> Panel:
         """Build a panel from a long table in memory, the way a notebook does.
 
@@ -274,6 +279,8 @@ class Panel:
             A column that is 1 on days when the region is closed.
         frequency : str, optional
             ``D`` or ``W``; found from the dates where it is not given.
+        horizon : int
+            Periods to add after the last date, to forecast into.
 
         Raises
         ------
@@ -299,15 +306,18 @@ class Panel:
         if duplicates.any():
             example = sales.loc[duplicates.to_numpy(), [region, date]].head(3).astype(str).to_dict("records")
             raise DataError(
-                f"The sales table has {int(duplicates.sum())} rows that share region, date and series, such as {example}. "
-                "Keep one row for each."
+                f"The sales table has {int(duplicates.sum())} rows that share region, date and series, such as "
+                f"{example}. Keep one row for each."
             )
         frequency = frequency or _find_frequency(days)
         step = 7 if frequency.upper().startswith("W") else 1
-        dates = np.arange(days.min(), days.max() + np.timedelta64(1, "D"), np.timedelta64(step, "D"))
+        final = days.max() + np.timedelta64(horizon * step, "D")
+        dates = np.arange(days.min(), final + np.timedelta64(1, "D"), np.timedelta64(step, "D"))
         columns = np.searchsorted(dates, days)
         if (dates[np.minimum(columns, len(dates) - 1)] != days).any():
-            raise DataError(f"Column '{date}' holds dates that are not {step} days apart, as frequency {frequency} asks.")
+            raise DataError(
+                f"Column '{date}' holds dates that are not {step} days apart, as frequency {frequency} asks."
+            )
 
         frame = events.assign(scope="") if events is not None and "scope" not in events.columns else events
         calendar = build_calendar(dates, frequency, rules, frame)
@@ -357,7 +367,9 @@ def _find_frequency(days: np.ndarray) -> str:
         return "D"
     if step == 7:
         return "W"
-    raise ConfigError(f"Dates lie {step} days apart. Daily (D) and weekly (W) data are supported; aggregate to one of them.")
+    raise ConfigError(
+        f"Dates lie {step} days apart. Daily (D) and weekly (W) data are supported; aggregate to one of them."
+    )
 
 
 def _scatter(

@@ -55,7 +55,9 @@ class PastAttention(nn.Module):
         queries = self.match(rows.features[q_at]).unflatten(-1, (self.heads, self.width))
         keys = self.match(rows.features[s_at]).unflatten(-1, (self.heads, self.width))
         scores = torch.einsum("bqhd,bshd->bhqs", queries, keys) / math.sqrt(self.width)
-        seen = episode.support_valid[:, None, :] & (episode.support[:, None, :] <= episode.origin[:, :, None])  # [B, Q, S]
+        seen = episode.support_valid[:, None, :] & (
+            episode.support[:, None, :] <= episode.origin[:, :, None]
+        )  # [B, Q, S]
         scores = scores + self._bias(rows, episode, q_at, s_at)
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
         weights = scores.softmax(dim=-1).nan_to_num(0.0)  # [B, H, Q, S]; rows without any day are all zero

@@ -157,9 +157,15 @@ class Extractor(nn.Module):
         states = torch.cat([lstm(mixed)[0] for lstm in self.lstms], dim=-1)
         return Contexts(row, first, states, tuple(skips) if self.periods else ())
 
-
     def read(
-        self, history: History, rows: Rows, contexts: Contexts, window: Tensor, row: Tensor, origin: Tensor, target: Tensor
+        self,
+        history: History,
+        rows: Rows,
+        contexts: Contexts,
+        window: Tensor,
+        row: Tensor,
+        origin: Tensor,
+        target: Tensor,
     ) -> Tensor:
         """Feature vector h of (origin, target) pairs.
 

@@ -1,0 +1,315 @@
+"""A Forecaster: a trained model with all that it needs to forecast from a Panel."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stmp.config import Config
+from stmp.data.episodes import full_episode
+from stmp.data.features import Schema
+from stmp.data.panel import DateLike, Panel
+from stmp.errors import CheckpointError, ConfigError, DataError
+from stmp.forecast import Forecast, Predictor
+from stmp.learning.checkpoint import publish_folder
+from stmp.learning.meta import MetaTrainer
+from stmp.learning.validation import history_of
+from stmp.nets.generative import STMP
+
+__all__ = ["Forecast", "Forecaster", "Predictor"]
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "forecaster.json"
+CHUNK = 64
+"""Rows that are forecast at a time: bounds memory."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    trained_regions : tuple of str
+        Regions it has learned from; others are cold.
+    trained_until : str
+        Last day of the data it was given, validation included, as ``YYYY-MM-DD``.
+    fingerprint : str
+        Of the dataset.
+    seed, steps : int
+    validation : dict
+        Loss on what was held out: over all, by day type, and by regions seen and held out.
+    version : str
+        Which registered version it is; empty until it is registered.
+    """
+
+    trained_regions: tuple[str, ...]
+    trained_until: str
+    fingerprint: str
+    seed: int
+    steps: int
+    validation: dict[str, float]
+    version: str = ""
+
+
+class Forecaster:
+    """Forecasts with a trained model.
+
+    Parameters
+    ----------
+    config : Config, resolved
+    schema : Schema
+    feature_size : int
+        F, features of a day.
+    weights : dict of Tensor
+    provenance : Provenance
+    """
+
+    def __init__(
+        self, config: Config, schema: Schema, feature_size: int, weights: dict[str, Tensor], provenance: Provenance
+    ) -> None:
+        self.config, self.schema, self.feature_size, self.provenance = config, schema, feature_size, provenance
+        self.model = STMP(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
+        missing = set(self.model.state_dict()) ^ set(weights)
+        if missing:
+            raise CheckpointError(
+                f"The weights do not fit the configuration: {sorted(missing)[:5]} are missing or too much."
+            )
+        self.model.load_state_dict(weights)
+        self.model.eval()
+
+    @classmethod
+    def from_trainer(
+        cls, trainer: MetaTrainer, *, regions: tuple[str, ...], until: DateLike, fingerprint: str
+    ) -> Forecaster:
+        """The model that a finished training has found.
+
+        Parameters
+        ----------
+        regions : tuple of str
+            All regions that were trained on, over all workers.
+        """
+        provenance = Provenance(
+            trained_regions=regions,
+            trained_until=str(np.datetime64(until, "D")),
+            fingerprint=fingerprint,
+            seed=trainer.seed,
+            steps=trainer.step,
+            validation=trainer.best_scores,
+        )
+        return cls(trainer.config, trainer.schema, trainer.history.feature_size, trainer.weights(), provenance)
+
+    @property
+    def horizon(self) -> int:
+        """Periods ahead that it has learned."""
+        assert self.config.model.horizon is not None
+        return self.config.model.horizon
+
+    @property
+    def trained_regions(self) -> tuple[str, ...]:
+        """Regions it has learned from."""
+        return self.provenance.trained_regions
+
+    @property
+    def trained_until(self) -> str:
+        """Last day of the data it was given."""
+        return self.provenance.trained_until
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset it was trained on."""
+        return self.provenance.fingerprint
+
+    @torch.no_grad()
+    def predict(self, panel: Panel, origin: DateLike, horizon: int) -> Forecast:
+        """Forecast every region, from what was sold up to the origin.
+
+        Parameters
+        ----------
+        panel : Panel
+            Its dates must reach `horizon` periods past the origin, with the known-future covariates.
+        origin : date
+            The last day whose sales are known; nothing that was sold later is read.
+        horizon : int
+            Periods. Further ahead than the model has learned is allowed, and less certain.
+
+        Returns
+        -------
+        Forecast
+            Days on which a region is closed, and series that it never sold, are exactly 0.
+
+        Raises
+        ------
+        DataError
+            If the origin or the horizon lies outside the panel, the panel's columns are not the model's, or a
+            known-future covariate has no value.
+        """
+        at = panel.index_of(origin)
+        if horizon < 1:
+            raise ConfigError(f"The horizon is {horizon}; it must be 1 or more.")
+        if at + horizon >= len(panel.dates):
+            raise DataError(
+                f"A forecast of {horizon} periods from {panel.dates[at]} needs a calendar beyond {panel.dates[-1]}, where the "
+                "data ends. Read the panel with a later end."
+            )
+        # Where the panel reaches further than this forecast does not matter to it.
+        panel = panel.until(panel.dates[at])
+        split = self.config.model.series == "split"
+        rows = panel.split_series() if split else panel
+        self.schema.check(rows)
+        self._check_known(rows, at, horizon)
+        self.model.to(rows.device)
+        parts = [
+            self._chunk(rows.select(np.arange(i, min(i + CHUNK, rows.shape[0]))), at, horizon)
+            for i in range(0, rows.shape[0], CHUNK)
+        ]
+        mean, quantiles = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        if split and panel.shape[2] > 1:
+            mean, quantiles = _join_series(panel, mean), _join_series(panel, quantiles)
+        return Forecast(
+            regions=panel.regions,
+            series=panel.series,
+            dates=panel.dates[at + 1 : at + 1 + horizon],
+            levels=self.config.model.levels,
+            mean=mean,
+            quantiles=quantiles,
+            model_version=self.provenance.version,
+        )
+
+    def _chunk(self, panel: Panel, at: int, horizon: int) -> tuple[Tensor, Tensor]:
+        """Mean [N, H, G] and quantiles [N, H, G, Q] of some rows."""
+        history = history_of(panel, self.schema, self.config)
+        samples = self.config.model.samples
+        # One sample is the mean of psi; several are the same draws for every region and at every call.
+        noise = torch.randn(1, samples, self.config.model.psi_size, generator=torch.Generator().manual_seed(0))
+        noise = (noise if samples > 1 else torch.zeros_like(noise)).expand(panel.shape[0], -1, -1)
+        episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
+        rows = history.rows(episode.region, episode.start)
+        prediction = self.model(history, episode, rows)
+        level = prediction.level  # [N, H, G]
+        closed = rows.closed[:, at + 1 : at + 1 + horizon, None]
+        if self.config.model.head == "normal":
+            center = prediction.values.squeeze(-1).mean(dim=1)
+            spread = torch.tensor(
+                [
+                    self.provenance.validation.get(name, self.provenance.validation.get("all", 0.5))
+                    for name in self.schema.day_types
+                ],
+                device=level.device,
+            )
+            # The loss is half the squared error, so its mean gives the deviation that was seen on each day type.
+            deviation = (2 * spread).sqrt()[rows.day_type[:, at + 1 : at + 1 + horizon]][..., None, None]
+            z = torch.special.ndtri(torch.tensor(self.config.model.levels, device=level.device, dtype=torch.float32))
+            quantiles = history.unscale(center.unsqueeze(-1) + deviation * z, level.unsqueeze(-1))
+            mean = history.unscale(center, level)
+        else:
+            quantiles = history.unscale(prediction.values.mean(dim=1), level.unsqueeze(-1))
+            mean = mean_of_quantiles(quantiles, self.config.model.levels)
+        return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
+
+    def _check_known(self, panel: Panel, at: int, horizon: int) -> None:
+        if not self.config.model.known:
+            return
+        unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()  # [R, H, K]
+        if not unknown.any():
+            return
+        names = [name for k, name in enumerate(panel.known_names) if unknown[..., k].any()]
+        days = panel.dates[at + 1 : at + 1 + horizon][unknown.any(dim=2).any(dim=0).cpu().numpy()]
+        raise DataError(
+            f"The known-future covariates {names} have no value for {len(days)} days from {days[0]} to {days[-1]} in "
+            f"{int(unknown.any(dim=2).any(dim=1).sum())} of {panel.shape[0]} rows. Give them for those days (rows with empty "
+            "sales, or --known FILE), or set a `fill` value in dataset.yaml."
+        )
+
+    def with_version(self, version: str) -> Forecaster:
+        """The same model, naming a registered version in its forecasts."""
+        provenance = replace(self.provenance, version=version)
+        return Forecaster(self.config, self.schema, self.feature_size, self.model.state_dict(), provenance)
+
+    def save(self, path: str | Path) -> None:
+        """Write a folder with weights (safetensors) and description (JSON), whole or not at all."""
+
+        def write(folder: Path) -> None:
+            weights = {
+                name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()
+            }
+            save_file(weights, folder / WEIGHTS)
+            description = {
+                "format": FORMAT,
+                "config": self.config.model_dump(mode="json"),
+                "schema": self.schema.to_json(),
+                "feature_size": self.feature_size,
+                "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
+            }
+            (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+        publish_folder(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Forecaster:
+        """Read a folder that `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If it is missing, damaged, or of another format.
+        """
+        folder = Path(path)
+        try:
+            description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            weights = load_file(folder / WEIGHTS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"There is no readable model in {folder}: {error}. Give the folder that training wrote."
+            ) from error
+        if description.get("format") != FORMAT:
+            raise CheckpointError(
+                f"The model in {folder} has format {description.get('format')}; this version reads {FORMAT}. Use the version that wrote it."
+            )
+        try:
+            provenance = description["provenance"]
+            return cls(
+                Config.model_validate(description["config"]),
+                Schema.from_json(description["schema"]),
+                description["feature_size"],
+                weights,
+                Provenance(**{**provenance, "trained_regions": tuple(provenance["trained_regions"])}),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"The model in {folder} is damaged: {error}") from error
+
+
+def mean_of_quantiles(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """Mean of the distribution whose quantile function is linear between the levels and, beyond them, flat.
+
+    Parameters
+    ----------
+    quantiles : Tensor [..., Q]
+
+    Returns
+    -------
+    Tensor [...]
+    """
+    q = torch.tensor((0.0, *levels, 1.0), dtype=quantiles.dtype, device=quantiles.device)
+    # Trapezoids between levels; the tails count with the outermost quantiles.
+    weights = torch.zeros(len(levels), dtype=quantiles.dtype, device=quantiles.device)
+    gaps = q.diff()
+    weights += torch.cat([gaps[:1], gaps[1:-1] / 2]) + torch.cat([gaps[1:-1] / 2, gaps[-1:]])
+    return (quantiles * weights).sum(dim=-1)
+
+
+def _join_series(panel: Panel, values: np.ndarray) -> np.ndarray:
+    """Rows of single series [N, H, 1, ...] as [R, H, G, ...]; series that a region never sold are 0."""
+    rows, series = panel.series_rows()
+    joined = np.zeros((panel.shape[0], values.shape[1], panel.shape[2], *values.shape[3:]), dtype=values.dtype)
+    joined[rows, :, series] = values[:, :, 0]
+    return joined

@@ -1,0 +1,381 @@
+"""Alternating meta-training: the step, and the loop around it.
+
+The loop knows its fellow workers only as sums (`Workers`), so it is the same in one process, under torch.distributed
+and under Ray Train. All workers are in the same phase at each step. Losses are divided by the number of valid points
+over all workers, so that the same tasks give the same gradient however they are dealt out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmp.config import Config
+from stmp.data.episodes import Episode, EpisodeSampler, Strata
+from stmp.data.features import Schema
+from stmp.data.panel import Panel
+from stmp.errors import CheckpointError, DataError, TrainingError
+from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
+from stmp.learning.validation import Split, Validator, history_of
+from stmp.learning.workers import Workers
+from stmp.nets.generative import STMP
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[int, list[dict[str, Any]]], None]
+"""Takes a step and its metrics: ``{"phase": ..., "name": ..., "value": ...}`` each."""
+
+FLOOR = 0.05
+"""The learning rate's last value, as a share of its peak."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one worker trains and validates on.
+
+    Attributes
+    ----------
+    panel : Panel
+        Its training regions, in order.
+    positions : ndarray int64 [R]
+        Their positions among all training regions.
+    regions : int
+        Number of all training regions.
+    validation : Panel or None
+        Its part of the regions that validation scores.
+    held_out : ndarray bool
+        Which of those are never trained on.
+    """
+
+    panel: Panel
+    positions: np.ndarray
+    regions: int
+    validation: Panel | None
+    held_out: np.ndarray
+
+    @classmethod
+    def plan(
+        cls, regions: int, config: Config, rank: int, workers: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Which regions a worker loads, as positions in the dataset's sorted region list.
+
+        Returns
+        -------
+        train : ndarray
+            Regions to train on, positions in the dataset.
+        positions : ndarray
+            Their positions among the training regions.
+        scored : ndarray
+            Regions to validate on, positions in the dataset.
+        held_out : ndarray bool
+            Which of the scored are never trained on.
+        """
+        split = Split.of(regions, config.validation.regions)
+        positions = np.arange(len(split.train))
+        mine = Strata.of(len(split.train), config.train).owner(positions, workers) == rank
+        scored = split.scored
+        part = scored[np.arange(len(scored)) * workers // max(1, len(scored)) == rank]
+        return split.train[mine], positions[mine], part, np.isin(part, split.held_out)
+
+
+class MetaTrainer:
+    """Model, optimiser and everything that a checkpoint holds.
+
+    Parameters
+    ----------
+    shard : Shard
+        This worker's regions; its tensors' device is where training runs.
+    config : Config, resolved
+    seed : int
+    until : int
+        One past the last period that may be learned from, validation included.
+    workers : Workers
+    """
+
+    def __init__(self, shard: Shard, config: Config, *, seed: int, until: int, workers: Workers) -> None:
+        self.config, self.seed, self.workers = config, seed, workers
+        split_series = config.model.series == "split"
+        panel = shard.panel.split_series() if split_series else shard.panel
+        rows_of = shard.panel.series_rows()[0] if split_series else np.arange(shard.panel.shape[0])
+        held = config.validation.periods
+        assert held is not None, "the configuration must be resolved"
+        last = until - held
+        if not panel.observed[:, :last].any():
+            raise DataError(
+                f"No sales are observed in the {last} periods before validation. Train on more history, or set "
+                "validation.periods lower."
+            )
+        self.schema = Schema.fit(panel, last, workers.reduce)
+        self.history = history_of(panel, self.schema, config)
+        positions = shard.positions[rows_of]
+        self.sampler = EpisodeSampler(
+            panel,
+            positions,
+            Strata.of(shard.regions, config.train),
+            last=last,
+            model=config.model,
+            train=config.train,
+            seed=seed,
+        )
+        counts = workers.reduce(self.sampler.day_counts(), "sum")
+        self.sampler.set_type_weights(counts)
+        validation, held_out = shard.validation, shard.held_out
+        if validation is not None and split_series:
+            held_out = held_out[validation.series_rows()[0]]
+            validation = validation.split_series()
+        self.validator = Validator(validation, held_out.tolist(), self.schema, config, first=last, last=until)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # every worker starts from the same weights
+            self.model = STMP(
+                config.model, self.schema, self.history.feature_size, pooled=config.train.view_mode == "pooled"
+            )
+        self.model.to(panel.device).train()
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.train.learning_rate,
+            betas=(0.9, 0.99),
+        )
+        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.best: dict[str, Tensor] = {}
+        self.best_scores: dict[str, float] = {}
+        self.bad_validations = 0
+        self.step = 0
+        self.sums: dict[str, list[float]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or validation has stopped improving."""
+        return self.step >= self.config.train.max_steps or self.bad_validations >= self.config.train.patience
+
+    def train_step(self) -> None:
+        """Draw, forward, backward, sum over workers, check, and update.
+
+        Raises
+        ------
+        TrainingError
+            If any worker's loss or the gradient is not finite, naming the step, rank and cells.
+        """
+        with self._timed("draw"):
+            episode = self.sampler.draw(self.step)
+        with self._timed("forward"):
+            losses, points, sigma = self._forward(episode)
+            totals = torch.stack([losses.detach().sum().double(), points.sum().double(), sigma.double()])
+            self._check(losses.detach(), episode)
+        with self._timed("reduce"):
+            totals = self.workers.reduce(totals, "sum")
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._timed("backward"):
+            if losses.requires_grad:
+                (losses.sum() / totals[1].clamp(min=1).to(losses.dtype)).backward()
+        parameters = list(self.model.parameters())
+        with self._timed("reduce"):
+            self.workers.reduce_gradients(parameters)
+        with self._timed("update"):
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+            if not torch.isfinite(norm):
+                raise TrainingError(
+                    f"The gradient is not finite at step {self.step} (rank {self.workers.rank}). "
+                    "Lower train.learning_rate, and look for extreme values with `stmp data describe`."
+                )
+            self._update()
+        view = episode.view if episode is not None else self.sampler.view(self.step)
+        self._add(f"{view}/loss", float(totals[0] / totals[1].clamp(min=1)))
+        self._add(f"{view}/gradient_norm", float(norm))
+        if self.config.model.psi == "stochastic":
+            self._add(f"{view}/sigma", float(totals[2]) / self.workers.size)
+        self.step += 1
+
+    def _forward(self, episode: Episode | None) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.history.panel.device
+        if episode is None:
+            nothing = torch.zeros(1, 1, device=device)
+            return nothing, nothing, torch.zeros((), device=device)
+        bf16 = self.config.train.precision == "bf16"
+        with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
+            losses, points, prediction = self.model.loss(self.history, episode)
+        sigma = prediction.psi.sigma.detach().mean() if prediction.psi is not None else torch.zeros((), device=device)
+        return losses, points, sigma
+
+    def _check(self, losses: Tensor, episode: Episode | None) -> None:
+        """Stop all workers if a loss is not finite; the one that has it says where."""
+        bad = ~torch.isfinite(losses)
+        anywhere = self.workers.reduce(bad.any().double(), "max")
+        if not anywhere:
+            return
+        if episode is None or not bad.any():
+            raise TrainingError(f"Another worker's loss is not finite at step {self.step}.")
+        panel = self.history.panel
+        cells = []
+        for row, query in bad.nonzero()[:5].tolist():
+            region, day = int(episode.region[row]), int(episode.target[row, query])
+            kind = panel.calendar.day_types[int(panel.day_type[region, day])]
+            cells.append(f"({panel.regions[region]}, {kind}) on {panel.dates[day]}")
+        raise TrainingError(
+            f"The loss is not finite at step {self.step}, rank {self.workers.rank}, in {int(bad.sum())} queries of the cells "
+            f"{', '.join(cells)}. Look at these days with `stmp data describe`, or lower train.learning_rate."
+        )
+
+    def _update(self) -> None:
+        train = self.config.train
+        warm = min(1.0, (self.step + 1) / max(1, train.warmup))
+        progress = min(1.0, self.step / train.max_steps)
+        rate = train.learning_rate * warm * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        # Early on the average follows closely, so that it does not remember the random start.
+        decay = min(train.ema, (1 + self.step) / (10 + self.step)) if train.ema > 0 else 0.0
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                self.average[name].lerp_(parameter, 1 - decay)
+
+    def validate(self) -> dict[str, float]:
+        """Score the averaged weights on what was held out, and remember them where they are the best so far."""
+        with self._timed("validate"), self._averaged():
+            scores = self.validator.score(self.model, self.workers)
+        if not scores:
+            return scores
+        if scores["all"] < self.best_scores.get("all", math.inf):
+            self.best_scores, self.bad_validations = scores, 0
+            self.best = {name: p.clone() for name, p in self.average.items()}
+        else:
+            self.bad_validations += 1
+        return scores
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with its averaged weights."""
+        own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self._load_parameters(self.average)
+        try:
+            yield
+        finally:
+            self._load_parameters(own)
+
+    def _load_parameters(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(values[name])
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that forecast: the best on validation, or the last average where nothing was held out."""
+        return {name: p.detach().cpu().clone() for name, p in (self.best or self.average).items()}
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._add(f"time/{phase}", time.perf_counter() - begin)
+
+    def _add(self, key: str, value: float) -> None:
+        entry = self.sums.setdefault(key, [0.0, 0.0])
+        entry[0] += value
+        entry[1] += 1
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Means since the last call: losses by phase, and seconds a step by what they went to."""
+        rows = []
+        for key, (total, count) in sorted(self.sums.items()):
+            phase, _, name = key.partition("/")
+            rows.append({"step": self.step, "phase": phase, "name": name, "value": total / count})
+        self.sums = {}
+        return rows
+
+    def save(self, store: CheckpointStore) -> None:
+        """Publish a checkpoint; only the first worker writes, all hold the same state."""
+        if self.workers.rank != 0:
+            return
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        moments = {
+            f"{names[id(p)]}/{key}": value for p, entry in self.optimizer.state.items() for key, value in entry.items()
+        }
+        tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}
+        tensors |= {f"average/{name}": p for name, p in self.average.items()}
+        tensors |= {f"best/{name}": p for name, p in self.best.items()}
+        state = {
+            "step": self.step,
+            "seed": self.seed,  # with the step, all that the random numbers depend on
+            "config": self.config.model_dump(mode="json"),
+            "schema": self.schema.to_json(),
+            "best_scores": self.best_scores,
+            "bad_validations": self.bad_validations,
+            "sums": self.sums,
+        }
+        store.save(self.step, lambda folder: write_checkpoint(folder, tensors, moments, state))
+
+    def resume(self, store: CheckpointStore) -> bool:
+        """Go on from the newest checkpoint, written by any number of workers. False where there is none.
+
+        Raises
+        ------
+        CheckpointError
+            If it belongs to another configuration or seed.
+        """
+        found = newest(store)
+        if found is None:
+            return False
+        tensors, moments, state = found
+        if state["config"] != self.config.model_dump(mode="json") or state["seed"] != self.seed:
+            raise CheckpointError(
+                "The unfinished run in the output folder has another configuration or seed. Repeat its command as it was, or choose another --out."
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}}
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value.to(self.history.panel.device)
+        self._load_parameters(parts["model"])
+        self.average, self.best = parts["average"], parts["best"]
+        for name, parameter in self.model.named_parameters():
+            entry = {k.rpartition("/")[2]: v for k, v in moments.items() if k.rpartition("/")[0] == name}
+            if entry:  # the step counter stays on the CPU, as the optimiser keeps it
+                self.optimizer.state[parameter] = {
+                    k: v if k == "step" else v.to(parameter.device) for k, v in entry.items()
+                }
+        self.step, self.bad_validations = state["step"], state["bad_validations"]
+        self.best_scores = state["best_scores"]
+        self.sums = state["sums"]
+        logger.info("Going on from step %d.", self.step)
+        return True
+
+
+def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> None:
+    """Train to the end, from the newest checkpoint where there is one.
+
+    Parameters
+    ----------
+    trainer : MetaTrainer
+    store : CheckpointStore, optional
+        None keeps nothing.
+    report : callable
+        Called by every worker at the same steps.
+    """
+    train = trainer.config.train
+    if train.precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    if store is not None:
+        trainer.resume(store)
+    while not trainer.finished:
+        trainer.train_step()
+        step = trainer.step
+        last = step >= train.max_steps
+        rows: list[dict[str, Any]] = []
+        if last or step % train.validate_every == 0:
+            scores = trainer.validate()
+            rows = [
+                {"step": step, "phase": "validation", "name": name, "value": value} for name, value in scores.items()
+            ]
+        if rows or last or step % train.log_every == 0:
+            report(step, trainer.metrics() + rows)
+        if store is not None and (trainer.finished or step % train.checkpoint_every == 0):
+            trainer.save(store)
