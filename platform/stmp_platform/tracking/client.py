@@ -116,7 +116,7 @@ def tracking_errors(settings: Settings, action: str, kind: type[StmpError] = Tra
 
     try:
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError, ImportError) as error:
         uri = settings.shown_registry if kind is RegistryError else settings.shown_uri
         raise kind(f"{uri} failed at {action}: {_reason(error)}") from error
 

@@ -1,0 +1,32 @@
+"""Servers that several integration tests share; each is started once, when the first test asks for it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import MlflowServer, postgres
+
+
+@pytest.fixture(scope="session")
+def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Yield an `mlflow server` on SQLite."""
+    folder = tmp_path_factory.mktemp("mlflow_sqlite")
+    server = MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """Yield an `mlflow server` on PostgreSQL."""
+    # pytest's own folders are closed to other users, and the server runs as one.
+    with tempfile.TemporaryDirectory(prefix="stmp-postgres-") as scratch:
+        Path(scratch).chmod(0o755)
+        with postgres(Path(scratch) / "server") as uri:
+            server = MlflowServer(uri, tmp_path_factory.mktemp("mlflow_postgres")).start()
+            yield server
+            server.kill()
