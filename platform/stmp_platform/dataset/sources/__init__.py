@@ -1,4 +1,4 @@
-"""Where data comes from: a dataset.yaml, one long table, or a built-in source. Each ends as the path of a dataset.yaml."""
+"""Where data comes from: a dataset.yaml, one long table, or a built-in source. Each ends as a dataset.yaml."""
 
 from stmp_platform.dataset.sources.prepare import SOURCES, prepare_source
 

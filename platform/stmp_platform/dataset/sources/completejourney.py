@@ -3,8 +3,8 @@
 1.4 million transaction lines of 2,469 sampled households become one row a store, department group and day:
 
 * region = a store that sold on at least `MIN_DAYS` days, for at least `MIN_SALES` dollars, and in the first and
-  the last fortnight of the year (so no store of the set closes for good). Timestamps are UTC; days are those of New York, as the
-  package's own weeks are.
+  the last fortnight of the year (so no store of the set closes for good). Timestamps are UTC; days are those of
+  New York, as the package's own weeks are.
 * series = four groups of departments. Fuel, coupons and what belongs to no department are left out.
 * zero is a true value: on a day without a basket the sampled households bought nothing. Only Christmas Day, on which no
   store sells, is a closed day.
