@@ -26,6 +26,9 @@ _PLANNED = re.compile(
 _ZERO_IF_EMPTY = re.compile(r"promo|discount|deal|markdown|offer|coupon|campaign|mailer|display|feature|holiday|event")
 
 
+_MANY = 30  # more values of a text are no covariate: each becomes a column of its own
+
+
 @dataclass(frozen=True)
 class Inferred:
     """What was inferred, as the files to write: name -> text."""
@@ -91,11 +94,11 @@ def _absolute(source: str) -> str:
     return source if "://" in source else str(Path(source).resolve())
 
 
-def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[str, float], list[str]]:
+def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[str, str], list[str]]:
     """Known and past covariates with the reason for each, fills for empty known values, and what was left out."""
     known: dict[str, str] = {}
     past: dict[str, str] = {}
-    fill: dict[str, float] = {}
+    fill: dict[str, str] = {}
     notes: list[str] = []
     future = table.future
     for name in table.covariates:
@@ -107,13 +110,10 @@ def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[
             continue
         if column.filled == 0:
             notes.append(f"{name}: left out, it is empty in all rows")
-        elif not column.numeric:
-            notes.append(
-                f"{name}: left out, it is text that changes over time. Turn it into numbers (0 and 1), "
-                "or into a calendar if it names events"
-            )
-        elif column.low == column.high:
-            notes.append(f"{name}: left out, it is {column.low:g} in all rows")
+        elif column.values > _MANY:
+            notes.append(f"{name}: left out, it is text with {column.values} values that change over time")
+        elif column.values == 1 or (column.numeric and column.low == column.high):
+            notes.append(f"{name}: left out, it has one value in all rows")
         elif len(future):
             if int(future[f"n_{name}"].sum()):
                 known[name] = "rows after the last sales hold it"
@@ -127,7 +127,7 @@ def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[
         # Future rows may well lack a value where there are more future rows of other regions: ingest says which.
         empty = table.rows - table.columns[name].filled
         if empty and _ZERO_IF_EMPTY.search(normal(name)):
-            fill[name] = 0
+            fill[name] = "0" if table.columns[name].numeric else "none"
         elif empty:
             past[name] = f"guess: planned ahead, but empty in {empty} rows. Fill these, then move it under known"
             del known[name]
@@ -143,7 +143,7 @@ def _render(
     calendar: CountryCalendar | None,
     known: dict[str, str],
     past: dict[str, str],
-    fill: dict[str, float],
+    fill: dict[str, str],
     notes: list[str],
 ) -> str:
     name = PurePosixPath(path).name
@@ -182,7 +182,7 @@ def _render(
         value = int(table.closed[closed])
         lines.append(f"closed: {{column: {_q(closed)}, equals: {value}}}   # no row that it calls closed has sales")
     if fill:
-        pairs = ", ".join(f"{_q(column)}: {value:g}" for column, value in fill.items())
+        pairs = ", ".join(f"{_q(column)}: {value}" for column, value in fill.items())
         lines.append(f"fill: {{{pairs}}}   # guess: empty means none")
     lines += _day_types(table, calendar)
     lines += [f"# {note}." for note in notes]

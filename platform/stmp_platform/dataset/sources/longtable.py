@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ _SAMPLE = 300  # regions whose dates are looked at one by one
 
 @dataclass(frozen=True)
 class Column:
-    """One column, counted: rows with a value, with a number, with a date."""
+    """One column, counted: rows with a value, with a number, with a date; different values of a text."""
 
     name: str
     filled: int
@@ -53,6 +53,7 @@ class Column:
     dates: int
     low: float | None
     high: float | None
+    values: int = 0
 
     @property
     def numeric(self) -> bool:
@@ -193,7 +194,10 @@ class _Scan:
             dates = f"count({self.table.stamp(name)})" if normal(name) in DATE else "0"
             parts += [f"count({self.text(name)})", f"count({number})", dates, f"min({number})", f"max({number})"]
         row = self.query(", ".join(parts))[0]
-        return {name: Column(name, *row[5 * i : 5 * i + 5]) for i, name in enumerate(names)}
+        found = {name: Column(name, *row[5 * i : 5 * i + 5]) for i, name in enumerate(names)}
+        texts = [name for name, column in found.items() if not column.numeric]
+        row = self.query(", ".join(f"count(DISTINCT {self.text(name)})" for name in texts) or "0")[0]
+        return found | {name: replace(found[name], values=row[i]) for i, name in enumerate(texts)}
 
     def check_date(self, column: Column, rows: int) -> None:
         place = f"{self.source}: column {column.name!r} (the date)"
