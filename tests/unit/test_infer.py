@@ -74,12 +74,13 @@ def test_rows_after_the_last_sales_show_what_is_known_ahead(tmp_path: Path) -> N
 def test_without_future_rows_names_decide_and_the_file_says_so(tmp_path: Path) -> None:
     values = np.arange(90) % 3
     frame = long_table(customers=values, PromoType=values, shelf_price=values, school_holiday=values % 2 == 0)
+    frame["event_name"] = np.where(values == 0, "fair", None)
     frame.loc[3, "PromoType"] = np.nan
     frame.loc[5, "shelf_price"] = np.nan
     spec = infer(tmp_path, frame)
-    assert spec["tables"]["sales"]["known"] == ["PromoType", "school_holiday"]
+    assert spec["tables"]["sales"]["known"] == ["PromoType", "school_holiday", "event_name"]
     assert spec["tables"]["sales"]["past"] == ["customers", "shelf_price"], "an empty price cannot be filled by a guess"
-    assert spec["fill"] == {"PromoType": 0}
+    assert spec["fill"] == {"PromoType": 0, "event_name": "none"}
     text = (tmp_path / "dataset.yaml").read_text()
     assert "- customers   # guess" in text
     assert "shelf_price   # guess: planned ahead, but empty in 1 rows" in text
@@ -103,15 +104,17 @@ def test_closed_days_are_found_where_flag_and_sales_agree(tmp_path: Path, column
 def test_columns_that_never_change_in_a_region_become_static_features(tmp_path: Path) -> None:
     frame = long_table(always=1)
     number = frame["unique_id"].str[1:].astype(int)
-    frame = frame.assign(size_sqm=100.0 + number, kind=number.map({0: "a", 1: "b", 2: "b"}), mood=["x", "y"] * 45)
+    frame = frame.assign(
+        size_sqm=100.0 + number, kind=number.map({0: "a", 1: "b", 2: "b"}), note=[f"n{i}" for i in range(90)]
+    )
     spec = infer(tmp_path, frame)
     assert spec["tables"]["regions"] == {
         "path": "regions.csv", "region": "unique_id", "numeric": ["size_sqm"], "categorical": ["kind"],
     }  # fmt: skip
     assert pd.read_csv(tmp_path / "regions.csv")["size_sqm"].tolist() == [100.0, 101.0, 102.0]
     text = (tmp_path / "dataset.yaml").read_text()
-    assert "# mood: left out, it is text that changes" in text
-    assert "# always: left out, it is 1 in all rows" in text
+    assert "# note: left out, it is text with 90 values that change over time" in text
+    assert "# always: left out, it has one value in all rows" in text
 
 
 def test_weeks_are_found_with_their_weekday(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[
             notes.append(f"{name}: left out, it is empty in all rows")
         elif column.values > _MANY:
             notes.append(f"{name}: left out, it is text with {column.values} values that change over time")
-        elif column.values == 1 or (column.numeric and column.low == column.high):
+        elif column.filled == table.rows and (column.values == 1 or (column.numeric and column.low == column.high)):
             notes.append(f"{name}: left out, it has one value in all rows")
         elif len(future):
             if int(future[f"n_{name}"].sum()):
