@@ -150,9 +150,9 @@ class ValidationConfig(_Section):
 class Config(_Section):
     """A whole configuration."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    train: TrainConfig = Field(default_factory=TrainConfig)
-    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -100,7 +101,7 @@ class Forecaster:
         """
         provenance = Provenance(
             trained_regions=regions,
-            trained_until=str(np.datetime64(until, "D")),
+            trained_until=str(pd.Timestamp(until).date()),
             fingerprint=fingerprint,
             seed=trainer.seed,
             steps=trainer.step,

@@ -96,7 +96,8 @@ class Schema:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Schema:
         """The inverse of `to_json`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
 
     def check(self, panel: Panel) -> None:
         """Refuse a panel whose columns are not those that the model was trained on.
@@ -261,7 +262,7 @@ class History:
         mean = torch.where(count >= 3, total / count.clamp(min=1), all_total / all_count.clamp(min=1))
         long_run = (all_total / all_count.clamp(min=1)).clamp(min=0.0)
         floor = torch.maximum(0.05 * long_run, torch.full_like(long_run, MIN_LEVEL))
-        level = torch.maximum(mean, floor).float()
+        level = torch.maximum(mean, floor).to(sales.dtype)
         unseen = (all_count == 0) | (long_run <= 0)
         return torch.where(unseen, self.default_level, level)
 
@@ -275,14 +276,14 @@ class History:
         deviation = (squares / count.clamp(min=1) - mean**2).clamp(min=0).sqrt()
         scaled = (values - mean[:, :-1]) / (deviation[:, :-1] + 0.05 * mean[:, :-1].abs() + MIN_LEVEL)
         usable = observed & (count[:, :-1] >= 3)
-        return (scaled.float().clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT) * usable), usable
+        return (scaled.to(past.dtype).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT) * usable), usable
 
     def _features(self, region: Tensor, which: Tensor, end: int | None) -> Tensor:
         """Calendar, and the known covariates of the day, the day before and the day after, [B, T, F]."""
         parts = [self.calendar_features[which, :end]]
         if self.use_known:
             known = self._known(self.panel.known[region])
-            closed = self.panel.closed[region].float().unsqueeze(-1)
+            closed = self.panel.closed[region].to(known.dtype).unsqueeze(-1)
             day = torch.cat([known, closed], dim=-1)
             before = torch.cat([day[:, :1], day[:, :-1]], dim=1)
             after = torch.cat([day[:, 1:], day[:, -1:]], dim=1)

@@ -332,9 +332,9 @@ class Panel:
         values = np.zeros(shape, dtype=np.float32)
         values[rows, columns, groups] = np.nan_to_num(y)
         values[~seen] = 0.0
-        index = {"rows": rows, "columns": columns, "groups": groups, "shape": shape}
-        past_values, past_names = _scatter(sales, past, names, **index)
-        known_values, known_names = _scatter(sales, known, names, **index)
+        at = (rows, columns, groups)
+        past_values, past_names = _scatter(sales, past, names, at, shape)
+        known_values, known_names = _scatter(sales, known, names, at, shape)
         static_values, static_names = _static(static, region, region_ids)
         return cls(
             regions=region_ids,
@@ -374,21 +374,19 @@ def _find_frequency(days: np.ndarray) -> str:
 
 def _scatter(
     frame: pd.DataFrame,
-    columns_of: Sequence[str],
+    columns: Sequence[str],
     series: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    groups: np.ndarray,
+    at: tuple[np.ndarray, np.ndarray, np.ndarray],
     shape: tuple[int, int, int],
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Covariate columns of a long table as [R, T, K]; those that differ between series become one column a series."""
     out: list[np.ndarray] = []
     names: list[str] = []
-    for name in columns_of:
+    for name in columns:
         if not pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name]):
             raise DataError(f"Column '{name}' is a covariate and must be numeric; encode its values as numbers first.")
         cube = np.full(shape, np.nan, dtype=np.float32)
-        cube[rows, columns, groups] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        cube[at] = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
         filled = ~np.isnan(cube)
         high = np.where(filled, cube, -np.inf).max(axis=2)
         low = np.where(filled, cube, np.inf).min(axis=2)

@@ -300,7 +300,7 @@ class MetaTrainer:
         moments = {
             f"{names[id(p)]}/{key}": value for p, entry in self.optimizer.state.items() for key, value in entry.items()
         }
-        tensors = {f"model/{name}": p for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model/{name}": p for name, p in self.model.named_parameters()}
         tensors |= {f"average/{name}": p for name, p in self.average.items()}
         tensors |= {f"best/{name}": p for name, p in self.best.items()}
         state = {

@@ -57,8 +57,9 @@ class Amortization(nn.Module):
         )
         self.trunk = nn.Sequential(nn.Linear(config.hidden + 1, config.hidden), nn.ReLU())
         self.mu = nn.Linear(config.hidden, config.psi_size)
-        self.sigma = nn.Linear(config.hidden, config.psi_size)
-        nn.init.constant_(self.sigma.bias, -2.0)
+        self.sigma = nn.Linear(config.hidden, config.psi_size) if config.psi == "stochastic" else None
+        if self.sigma is not None:
+            nn.init.constant_(self.sigma.bias, -2.0)
 
     def instances(self, features: Tensor, rows: Rows, days: Tensor) -> Tensor:
         """Embed support days with what was sold on them, [B, S, hidden]."""
@@ -66,7 +67,7 @@ class Amortization(nn.Module):
             embedded: Tensor = self.embed(features)
             return embedded
         at = (torch.arange(len(days), device=days.device)[:, None], days)
-        embedded = self.embed(torch.cat([features, rows.recent[at], rows.observed[at].float()], dim=-1))
+        embedded = self.embed(torch.cat([features, rows.recent[at], rows.observed[at].to(rows.sales.dtype)], dim=-1))
         return embedded
 
     def forward(self, embedded: Tensor, mask: Tensor) -> TaskFeatures:
@@ -82,7 +83,10 @@ class Amortization(nn.Module):
         count = weights.sum(dim=-1, keepdim=True)  # [B, Q, 1]
         pooled = torch.bmm(weights / count.clamp(min=1), embedded)
         trunk = self.trunk(torch.cat([pooled, count.log1p() / 5.0], dim=-1))
-        return TaskFeatures(self.mu(trunk), nn.functional.softplus(self.sigma(trunk)) + MIN_SIGMA)
+        mu = self.mu(trunk)
+        if self.sigma is None:
+            return TaskFeatures(mu, torch.full_like(mu, MIN_SIGMA))
+        return TaskFeatures(mu, nn.functional.softplus(self.sigma(trunk)) + MIN_SIGMA)
 
     def pooled_over_regions(self, embedded: Tensor, mask: Tensor) -> TaskFeatures:
         """Like `forward`, but a task is a day type over its regions: the rows of a stratum pool their support days.

@@ -62,7 +62,7 @@ class PastAttention(nn.Module):
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
         weights = scores.softmax(dim=-1).nan_to_num(0.0)  # [B, H, Q, S]; rows without any day are all zero
 
-        sales, observed = rows.sales[s_at], rows.observed[s_at].float()  # [B, S, G]
+        sales, observed = rows.sales[s_at], rows.observed[s_at].to(rows.sales.dtype)  # [B, S, G]
         origin_level = rows.level[batch, episode.origin + 1]  # [B, Q, G]
         grown = history.scale(sales[:, None], origin_level[:, :, None]) * observed[:, None]  # [B, Q, S, G]
         own = rows.recent[s_at]  # [B, S, G]
@@ -77,7 +77,7 @@ class PastAttention(nn.Module):
 
     def _bias(self, rows: Rows, episode: Episode, q_at: tuple[Tensor, Tensor], s_at: tuple[Tensor, Tensor]) -> Tensor:
         """Age penalty and bonus for alike days, [B, H, Q, S]."""
-        days = (episode.origin[:, :, None] - episode.support[:, None, :]).clamp(min=0).float() * self.period_days
+        days = (episode.origin[:, :, None] - episode.support[:, None, :]).clamp(min=0).to(rows.sales.dtype) * self.period_days
         age = nn.functional.softplus(self.age)[:, None, None] * (1.0 + days / 7.0).log()[:, None]
         event_q, event_s = rows.event[q_at][:, :, None], rows.event[s_at][:, None, :]
         same_event = (event_q == event_s) & (event_q > 0)

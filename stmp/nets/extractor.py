@@ -1,4 +1,4 @@
-"""Spatio-temporal feature extraction, the same design in the amortization and the generative network.
+r"""Spatio-temporal feature extraction, the same design in the amortization and the generative network.
 
 ```
 cart      --> skip-LSTMs --\                       /--> LSTM --\
@@ -144,8 +144,8 @@ class Extractor(nn.Module):
         days = first[:, None] + torch.arange(self.context, device=row.device)  # [N, L]
         inside = (days >= 0)[:, :, None]
         at = (row[:, None], days.clamp(min=0))
-        purchases = [rows.recent[at], rows.observed[at].float()]
-        cart = [rows.cart[at], rows.cart_observed[at].float()]
+        purchases = [rows.recent[at], rows.observed[at].to(rows.sales.dtype)]
+        cart = [rows.cart[at], rows.cart_observed[at].to(rows.sales.dtype)]
         if self.use_known:
             purchases.append(rows.features[at])
             cart.append(rows.features[at])
@@ -207,9 +207,9 @@ class Extractor(nn.Module):
         at = (row[..., None], days.clamp(min=0))
         seen = rows.observed[at] & (days >= 0)[..., None]
         lags = history.scale(rows.sales[at], rows.level[row, origin + 1][..., None, :]) * seen  # [B, M, J, G]
-        parts = [lags.flatten(-2), seen.float().flatten(-2)]
+        parts = [lags.flatten(-2), seen.to(lags.dtype).flatten(-2)]
         if self.use_cart:
-            parts += [rows.cart[row, origin], rows.cart_observed[row, origin].float()]
+            parts += [rows.cart[row, origin], rows.cart_observed[row, origin].to(lags.dtype)]
         return torch.cat(parts, dim=-1)
 
 

@@ -138,7 +138,7 @@ class STMP(nn.Module):
         prediction = self(history, episode, rows)
         batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
         at = (batch, episode.target)
-        observed = (rows.observed[at] & episode.query_valid[:, :, None]).float()
+        observed = (rows.observed[at] & episode.query_valid[:, :, None]).to(rows.sales.dtype)
         truth = history.scale(rows.sales[at], prediction.level)
         losses = self.head.loss(prediction.values, truth, observed)
         if self.config.beta_kl > 0 and prediction.psi is not None and prediction.posterior is not None:
@@ -148,7 +148,7 @@ class STMP(nn.Module):
 
     def _lead(self, episode: Episode) -> Tensor:
         """How far ahead the target lies, [B, Q, 3]; beyond what was learned it counts as the furthest learned."""
-        h = episode.horizon.clamp(min=1, max=self.horizon).float()
+        h = episode.horizon.clamp(min=1, max=self.horizon).to(episode.noise.dtype)
         return torch.stack([h / self.horizon, h.log1p() / math.log1p(self.horizon), torch.exp(-(h - 1) / 3.0)], dim=-1)
 
     def _task_features(
