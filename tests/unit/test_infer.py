@@ -78,12 +78,12 @@ def test_without_future_rows_names_decide_and_the_file_says_so(tmp_path: Path) -
     frame.loc[3, "PromoType"] = np.nan
     frame.loc[5, "shelf_price"] = np.nan
     spec = infer(tmp_path, frame)
-    assert spec["tables"]["sales"]["known"] == ["PromoType", "school_holiday", "event_name"]
-    assert spec["tables"]["sales"]["past"] == ["customers", "shelf_price"], "an empty price cannot be filled by a guess"
+    assert spec["tables"]["sales"]["known"] == ["PromoType", "shelf_price", "school_holiday", "event_name"]
+    assert spec["tables"]["sales"]["past"] == ["customers"]
     assert spec["fill"] == {"PromoType": 0, "event_name": "none"}
     text = (tmp_path / "dataset.yaml").read_text()
     assert "- customers   # guess" in text
-    assert "shelf_price   # guess: planned ahead, but empty in 1 rows" in text
+    assert "- shelf_price   # guess, by its name; 1 rows lack it" in text, "an empty price is no price of 0"
 
 
 @pytest.mark.parametrize(("column", "closed_value"), [("open", 0), ("is_closed", 1)])

@@ -123,14 +123,12 @@ def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[
             known[name] = "guess, by its name"
         else:
             past[name] = "guess, by its name"
-    for name in list(known):
-        # Future rows may well lack a value where there are more future rows of other regions: ingest says which.
+    for name in known:
         empty = table.rows - table.columns[name].filled
         if empty and _ZERO_IF_EMPTY.search(normal(name)):
             fill[name] = "0" if table.columns[name].numeric else "none"
         elif empty:
-            past[name] = f"guess: planned ahead, but empty in {empty} rows. Fill these, then move it under known"
-            del known[name]
+            known[name] += f"; {empty} rows lack it, see `fill` in the documentation"
     for name, rows in table.disagree.items():
         notes.append(f"{name}: not used to find closed days, as {rows} rows have sales on days that it calls closed")
     return known, past, fill, notes
