@@ -6,6 +6,7 @@ objects.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -86,6 +87,11 @@ class Folder:
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self._at(name))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where the file is not there."""

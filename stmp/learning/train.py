@@ -9,6 +9,7 @@ import pandas as pd
 
 from stmp.config import Config
 from stmp.data.panel import DateLike, Panel
+from stmp.errors import DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.checkpoint import CheckpointStore
 from stmp.learning.meta import MetaTrainer, Report, Shard, run
@@ -65,12 +66,42 @@ def train(
 
 def resolve(config: Config, panel: Panel, until: DateLike | None) -> tuple[Config, int]:
     """A configuration with all that the data decides, and one past the last period to learn from."""
-    last = panel.index_of(panel.last_observed if until is None else min(_day(until), panel.last_observed)) + 1
-    return config.resolve(panel.period_days, last), last
+    resolved, last = resolve_dates(
+        config, first=panel.dates[0], last_sold=panel.last_observed, period_days=panel.period_days, until=until
+    )
+    return resolved, panel.index_of(last) + 1
 
 
-def _day(date: DateLike) -> np.datetime64:
-    return np.datetime64(pd.Timestamp(date), "D")
+def resolve_dates(
+    config: Config, *, first: np.datetime64, last_sold: np.datetime64, period_days: int, until: DateLike | None
+) -> tuple[Config, np.datetime64]:
+    """A configuration with all that the data decides, and the last period to learn from.
+
+    Parameters
+    ----------
+    config : Config
+    first : datetime64[D]
+        First period of the data.
+    last_sold : datetime64[D]
+        Last period with sales.
+    period_days : int
+        1 or 7.
+    until : date or None
+        The last day to learn from; a week that ends later is not learned from.
+
+    Raises
+    ------
+    DataError
+        If fewer than two periods are left.
+    """
+    wanted = last_sold if until is None else min(np.datetime64(pd.Timestamp(until), "D"), last_sold)
+    periods = int((wanted - first) // np.timedelta64(period_days, "D")) + 1
+    if periods < 2:
+        raise DataError(
+            f"The data begins on {first} and has sales until {last_sold}: there is nothing to learn from until {wanted}. "
+            "Give a later --until, or more history."
+        )
+    return config.resolve(period_days, periods), first + np.timedelta64((periods - 1) * period_days, "D")
 
 
 def _silent(step: int, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,230 @@
+"""Ray Train: the workers, what they may use, and how their failures come back.
+
+Ray restarts the workers when one dies; where they go on from is decided by the checkpoints in the output folder alone.
+Ray's own checkpoints and its resuming by name are not used, so each run has a name of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmp.errors import ConfigError, StmpError, TrainingError
+from stmp_platform.files import Folder
+from stmp_platform.settings import Settings
+from stmp_platform.training.job import Job
+from stmp_platform.training.loop import ray_loop
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+
+logger = logging.getLogger("stmp.training")
+
+COLLECTIVE_TIMEOUT_S = 1800
+"""How long a worker waits for the others: long enough for the slowest to load its regions."""
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
+    "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1",
+}
+
+
+def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_failures: int) -> int:
+    """Train with Ray Train, and return the steps done.
+
+    Connects to the Ray cluster of this environment, or starts one on this machine.
+
+    Parameters
+    ----------
+    workers : int
+    gpu : bool
+        One GPU for each worker.
+    max_failures : int
+        How often workers that died are started again.
+
+    Raises
+    ------
+    ConfigError
+        If the cluster cannot give what is asked, or the folders are not visible from all of its machines.
+    StmpError
+        What a worker raised, with its message.
+    TrainingError
+        If workers keep dying.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING)
+    _check_folders(job, settings)
+    resources = _resources(workers, gpu)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    values = {
+        "job": job.to_json(),
+        "settings": settings,
+        "threads": int(threads) if threads else None,
+        "gpu": gpu,
+    }
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stmp-ray-") as scratch:
+            result = TorchTrainer(
+                ray_loop,
+                train_loop_config=values,
+                torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+                scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+                run_config=RunConfig(
+                    name=f"stmp-{uuid.uuid4().hex[:12]}",
+                    storage_path=scratch,
+                    failure_config=FailureConfig(max_failures=max_failures),
+                    callbacks=[stop_on_our_errors()],
+                    logging_config=LoggingConfig(log_level="ERROR"),
+                ),
+            ).fit()
+    except TrainingFailedError as error:
+        raise our_error(error, max_failures) from error
+    finally:
+        # Ray Train puts its own handler in place, and leaves it there.
+        if interrupt is not None and signal.getsignal(signal.SIGINT) is not interrupt:
+            signal.signal(signal.SIGINT, interrupt)
+    return int(result.return_value)
+
+
+def stop_on_our_errors() -> UserCallback:
+    """A callback that ends the run at an error of ours: bad data is as bad at the second attempt."""
+    from ray.train import UserCallback
+
+    class StopOnOurErrors(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            ours = _ours(worker_exceptions)
+            if ours is not None:
+                raise ours
+            for rank, error in sorted(worker_exceptions.items()):
+                first = str(error).strip().splitlines()[:1]
+                logging.getLogger("stmp.training").warning(
+                    "Worker %d has failed (%s: %s); all are started again from the newest checkpoint if attempts are left.",
+                    rank, type(error).__name__, *(first or ["no message"]),
+                )  # fmt: skip
+
+    return StopOnOurErrors()
+
+
+def our_error(error: Exception, max_failures: int) -> StmpError:
+    """What a failed run means to people: the error that a worker raised, or that workers keep dying."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    cause = getattr(error, "controller_failure", None)
+    ours = _ours(failures) or (cause if isinstance(cause, StmpError) else None)
+    if ours is not None:
+        return ours
+    if not failures:
+        return TrainingError(f"Ray Train has failed: {error}. Repeat the command to go on from the newest checkpoint.")
+    last = "; ".join(f"rank {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items()))
+    return TrainingError(
+        f"Workers have failed {max_failures + 1} times, the last time with {last}. Repeat the command to go on from the "
+        "newest checkpoint; if workers run out of memory, use more machines or a smaller train.batch_regions."
+    )
+
+
+def _ours(failures: dict[int, Exception]) -> StmpError | None:
+    """The first worker's error that is ours; Ray wraps what a worker raised."""
+    for _, failure in sorted(failures.items()):
+        inner = getattr(failure, "_base_exc", failure)
+        if isinstance(inner, StmpError):
+            return inner
+    return None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _resources(workers: int, gpu: bool) -> dict[str, float]:
+    """CPUs and GPUs of each worker.
+
+    Raises
+    ------
+    ConfigError
+        If this is one machine, to which nothing can be added, and it has fewer GPUs than workers.
+    """
+    import ray
+
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    single = len(_nodes()) == 1
+    if gpu and gpus < workers:
+        if single:
+            raise ConfigError(
+                f"--gpu with {workers} workers asks for {workers} GPUs, and Ray sees {gpus:g}. Use fewer workers, leave "
+                "--gpu out, or train on a cluster."
+            )
+        logger.warning("Waiting for %d GPUs; the cluster has %g now.", workers, gpus)
+    # Workers may share cores on one machine; a cluster may still grow to what is asked.
+    share = min(1.0, int(100 * cpus / workers) / 100) if single else 1.0
+    if not single and cpus < workers:
+        logger.warning("Waiting for %d CPUs; the cluster has %g now.", workers, cpus)
+    return {"CPU": max(share, 0.01), **({"GPU": 1.0} if gpu else {})}
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _check_folders(job: Job, settings: Settings) -> None:
+    """Refuse local folders that other machines of the cluster do not share.
+
+    Raises
+    ------
+    ConfigError
+        Naming the folder and the machines that do not see it.
+    """
+    nodes = _nodes()
+    local = {"--data": Folder(job.data, settings), "--out": Folder(job.out, settings)}
+    local = {option: folder for option, folder in local.items() if folder.local}
+    if len(nodes) == 1 or not local:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(_sees)
+    mark = f".seen-{uuid.uuid4().hex}"
+    out = Folder(job.out, settings)
+    if out.local:
+        out.write(mark, b"")
+    paths = {"--data": f"{local['--data'].path}/manifest.json"} if "--data" in local else {}
+    paths |= {"--out": f"{local['--out'].path}/{mark}"} if "--out" in local else {}
+    try:
+        asked = [
+            (option, node["NodeManagerAddress"], look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(path))
+            for option, path in paths.items() for node in nodes
+        ]  # fmt: skip
+        blind: dict[str, list[str]] = {}
+        for option, address, answer in asked:
+            if not ray.get(answer, timeout=120):
+                blind.setdefault(option, []).append(address)
+    finally:
+        if out.local:
+            Path(out.path, mark).unlink(missing_ok=True)
+    if blind:
+        told = "; ".join(f"{option} {local[option].uri} is not seen by {', '.join(a)}" for option, a in blind.items())
+        raise ConfigError(
+            f"The cluster has {len(nodes)} machines, and a local folder is not shared by all: {told}. Use object "
+            "storage (s3://bucket/...), or a file system that is mounted at the same path everywhere."
+        )
+
+
+def _sees(path: str) -> bool:
+    return os.path.exists(path)
