@@ -5,7 +5,9 @@ Exit codes: 0 done; 2 bad input, configuration or arguments; 1 anything else; 13
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import sys
 import traceback
 from collections.abc import Mapping
@@ -35,6 +37,16 @@ _debug = False
 def _set_debug(value: bool) -> None:
     global _debug  # noqa: PLW0603  # asked for by an argument, needed where the command has already ended
     _debug = _debug or value
+    if value:
+        _set_logging("DEBUG")
+
+
+def _set_logging(level: str) -> None:
+    """Structured lines on standard error: warnings, or what STMP_LOG asks for (`STMP_LOG=INFO`)."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    number = logging.getLevelNamesMapping().get(level.upper(), logging.WARNING)
+    for ours in ("stmp", "stmp_platform"):
+        logging.getLogger(ours).setLevel(number)
 
 
 def _day(value: datetime | None) -> str | None:
@@ -265,6 +277,23 @@ def models(
 
 
 @app.command()
+def track(
+    out: Annotated[str, typer.Option(metavar="URI", help="A training's --out.")],
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Send to a tracking server what it has not got of a training, because it was away or is another one.
+
+    \b
+    stmp track --out runs/first --tracking-uri http://localhost:5000
+    """
+    from jobs.track import track as job
+
+    _finish(job(out, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that the demo writes.")] = Path(
         "demo-output"
@@ -292,6 +321,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one message on standard error, not a traceback."""
     global _debug  # noqa: PLW0603
     _debug = False
+    _set_logging(os.environ.get("STMP_LOG", "WARNING"))
     try:
         app(args=arguments, prog_name="stmp")
     except SystemExit as end:

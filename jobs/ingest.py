@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from jobs.screen import say, warn
+from jobs.screen import say, show, warn
 from stmp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,8 +46,6 @@ def ingest(
     ConfigError
         If the source, a setting or dataset.yaml cannot be used.
     """
-    if revise and not append:
-        raise ConfigError("--revise says what --append may do; give both, or write the dataset anew with neither.")
     from stmp_platform.dataset import ingest as write_dataset
     from stmp_platform.dataset.sources.prepare import prepare_source
 
@@ -88,3 +86,19 @@ def _options(settings: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--set {setting} is not of the form key=value, such as regions=60.")
         options[key.strip()] = value.strip()
     return options
+
+
+def describe(uri: str) -> dict[str, Any]:
+    """Print what a dataset holds.
+
+    Raises
+    ------
+    DataError
+        If there is no dataset, or it is corrupt.
+    """
+    from stmp_platform.dataset import describe as look
+    from stmp_platform.dataset import render
+
+    content = look(uri)
+    show(render(content))
+    return content

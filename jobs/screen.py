@@ -37,7 +37,6 @@ def cell(value: Any) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
     """Print a table; the first column is left-aligned, the others right-aligned."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -45,8 +44,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | No
         grid.add_column(name, justify="right" if position else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*map(cell, row))
+    show(grid)
+
+
+def show(content: Any) -> None:
+    """Print what rich lays out."""
+    from rich.console import Console
+
     # Off a terminal there is no width to keep to, and a cut number is a wrong number.
-    Console(width=None if sys.stdout.isatty() else 200).print(grid)
+    Console(width=None if sys.stdout.isatty() else 200).print(content)
 
 
 @contextmanager
