@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
 from stmp.errors import ConfigError, DataError, StmpError
@@ -172,7 +171,7 @@ def _fingerprint(plan: Plan, writer: Writer, regions: pa.Table, events: pa.Table
     table = plan.spec.tables.regions
     meaning["static"] = [table.numeric, table.categorical] if table else []
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
-    kept = [name for name in regions.column_names if name not in ("_first", "_last", "_observed")]
+    kept = [name for name in regions.column_names if name not in ("_first", "_last", "_observed", "_gaps")]
     update_digest(digest, regions.select(sorted(kept)))
     update_digest(digest, events)
     for fact in plan.facts:

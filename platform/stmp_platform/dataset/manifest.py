@@ -168,7 +168,8 @@ def load_manifest(uri: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise DataError(
-            f"{folder.child(NAME)} is corrupt: {error.error_count()} faults, the first at {place}: {first['msg']}. {remedy}"
+            f"{folder.child(NAME)} is corrupt: {error.error_count()} faults, the first at {place}: {first['msg']}. "
+            f"{remedy}"
         ) from error
 
 

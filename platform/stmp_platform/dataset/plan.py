@@ -19,42 +19,23 @@ from stmp.errors import ConfigError
 from stmp_platform.dataset.arrays import Axis
 from stmp_platform.dataset.checks import (
     EXAMPLES,
-    FactSource,
-    FactStats,
     Findings,
-    Value,
     check_duplicates,
-    check_facts,
-    example_rows,
-    find_kind,
-    missing_columns,
-    note_duplicates,
 )
 from stmp_platform.dataset.manifest import Fault, Manifest
-from stmp_platform.dataset.raw import Engine, RawTable, name_sql, open_table, text_sql, unreadable
-from stmp_platform.dataset.spec import CovariateTable, DatasetSpec, Role, Scalar
+from stmp_platform.dataset.raw import Engine, RawTable, open_table, unreadable
+from stmp_platform.dataset.reading import (
+    Fact,
+    read_calendar,
+    read_covariates,
+    read_regions,
+    read_sales,
+    same_kinds,
+    unknown_regions,
+)
+from stmp_platform.dataset.spec import DatasetSpec
 
 KNOWN_AHEAD = {"D": 366, "W": 53, "M": 12, "Q": 4}  # periods of known future that are loaded where no horizon is named
-
-
-@dataclass
-class Fact:
-    """A dated table of the dataset: the rows that are there (SQL) and the new ones."""
-
-    name: str
-    keys: list[str]
-    has_series: bool
-    values: list[Value]
-    source: FactSource
-    stats: FactStats
-    old_sql: str | None = None
-    first: np.datetime64 | None = None  # of old and new rows
-    last: np.datetime64 | None = None
-
-    @property
-    def by_region(self) -> bool:
-        """Whether rows belong to single regions, and are laid out by them."""
-        return self.keys == ["_region"]
 
 
 @dataclass
@@ -148,24 +129,24 @@ def _check(
     old_tables: OldTables | None,
     revise: bool,
 ) -> Plan | None:
-    known_regions = _read_regions(engine, spec, raws.get("regions"), findings)
+    known_regions = read_regions(engine, spec, raws.get("regions"), findings)
     facts: list[Fact] = []
     if "sales" in raws:
-        facts += _sales(engine, spec, raws["sales"], findings, old)
+        facts += read_sales(engine, spec, raws["sales"], findings, old)
     week_day = facts[0].stats.day_of_week if facts else None
     for number, table in enumerate(spec.tables.covariates):
         raw = raws.get(f"covariates[{number}]")
         if raw is not None:
-            facts += _covariates(engine, spec, table, number, raw, findings, old, week_day)
+            facts += read_covariates(engine, spec, table, number, raw, findings, old, week_day)
     events = pd.DataFrame({"scope": [], "date": [], "event": []}, dtype=object)
     scopes: set[str] = set()
     if "calendar" in raws:
-        events, scopes, more = _calendar(engine, spec, raws["calendar"], findings, old, week_day)
+        events, scopes, more = read_calendar(engine, spec, raws["calendar"], findings, old, week_day)
         facts += more
-    _same_kinds(facts, findings)
+    same_kinds(facts, findings)
     if known_regions is not None and facts and facts[0].name == "sales":
         in_old = set(_old_regions(engine, old_tables)["_region"]) if old_tables else set()
-        _unknown_regions(engine, facts[0], set(known_regions["_region"]) | in_old, findings)
+        unknown_regions(engine, facts[0], set(known_regions["_region"]) | in_old, findings)
     if findings.errors:
         for fact in facts:
             check_duplicates(engine, fact.source, findings)
@@ -176,253 +157,6 @@ def _check(
     if findings.errors:
         return None
     return _combine(engine, spec, known_regions, facts, events, scopes, findings, old, old_tables, revise)
-
-
-# --- regions -------------------------------------------------------------------------------------------------------
-
-
-def _read_regions(engine: Engine, spec: DatasetSpec, raw: RawTable | None, findings: Findings) -> pd.DataFrame | None:
-    table = spec.tables.regions
-    if raw is None or table is None:
-        return None
-    text = sorted(spec.text_columns())
-    wanted = [(table.region, "tables.regions.region")]
-    wanted += [(name, "tables.regions.numeric") for name in table.numeric]
-    wanted += [(name, "tables.regions") for name in text]
-    if missing_columns(findings, raw, wanted):
-        if table.region not in raw.types:
-            return None
-        table = table.model_copy(update={"numeric": [name for name in table.numeric if name in raw.types]})
-        text = [name for name in text if name in raw.types]
-    region = raw.text(table.region)
-    parts = [f"{region} AS _region"]
-    parts += [f"{raw.number(name)} AS {name_sql(name)}" for name in table.numeric]
-    parts += [f"{raw.text(name)} AS {name_sql(name)}" for name in text]
-    rows = engine.arrow(f"SELECT {', '.join(parts)} FROM {raw.source}")
-    if rows.num_rows == 0:
-        findings.error("regions", None, "the table is empty", "Give a table with one row per region.")
-    nulls = rows["_region"].null_count
-    if nulls:
-        findings.error(
-            "regions",
-            table.region,
-            f"{nulls:,} rows have no {table.region}",
-            "Fill in or take out these rows.",
-            count=nulls,
-        )
-    for name in table.numeric:
-        for condition, what in (
-            (raw.no_number(name), "are no numbers"),
-            (f"isinf({raw.number(name)})", "are infinite"),
-        ):
-            count = engine.run(f"SELECT count_if({condition}) FROM {raw.source}")[0][0]
-            if count:
-                findings.error(
-                    "regions",
-                    name,
-                    f"{count:,} values {what}",
-                    "Correct them, leave them empty, or name the column under categorical.",
-                    count=count,
-                    examples=example_rows(engine, raw, [table.region, name], condition),
-                )
-    counts = rows["_region"].drop_null().value_counts()
-    double = [row for row in counts.to_pylist() if row["counts"] > 1] if len(counts) < rows.num_rows - nulls else []
-    if double:
-        count = sum(row["counts"] for row in double)
-        examples = [{table.region: row["values"], "rows": row["counts"]} for row in double[:EXAMPLES]]
-        note_duplicates(findings, "regions", count, examples)
-    return rows.to_pandas().astype({name: object for name in ["_region", *text]})
-
-
-def _unknown_regions(engine: Engine, sales: Fact, known: set[str], findings: Findings) -> None:
-    sold = sales.stats.by_region
-    unknown = sold[~sold.index.isin(list(known))]
-    if len(unknown):
-        ids = unknown.index.tolist()
-        region = sales.source.keys["_region"]
-        values = ", ".join(text_sql(str(item)) for item in ids[:EXAMPLES])
-        findings.error(
-            "sales",
-            region,
-            f"{len(unknown):,} regions ({int(unknown['n'].sum()):,} rows) are not in the regions table: "
-            f"{', '.join(map(str, ids[:EXAMPLES]))}",
-            "Add them to the regions table, or take their rows out.",
-            count=int(unknown["n"].sum()),
-            examples=sales.source.examples(engine, f"{sales.source.raw.text(region)} IN ({values})"),
-        )
-
-
-# --- dated tables --------------------------------------------------------------------------------------------------
-
-
-def _values(engine: Engine, raw: RawTable, columns: list[tuple[Role, str]], old: Manifest | None) -> list[Value]:
-    found = []
-    for role, name in columns:
-        if name not in raw.types or raw.is_nested(name):
-            continue
-        value = find_kind(engine, raw, name, role)
-        if old is not None and (before := old.column(name).kind) != value.kind:
-            # a few days of a text column may look like numbers; numbers that became text are faults
-            value = Value(name, role, before)
-        found.append(value)
-    return found
-
-
-def _sales(engine: Engine, spec: DatasetSpec, raw: RawTable, findings: Findings, old: Manifest | None) -> list[Fact]:
-    table = spec.tables.sales
-    keys = [(table.region, "tables.sales.region"), (table.date, "tables.sales.date")]
-    keys += [(table.series, "tables.sales.series")] if table.series else []
-    columns: list[tuple[Role, str]] = [("target", table.target)]
-    columns += [("past", name) for name in table.past] + [("known", name) for name in table.known]
-    missing_columns(findings, raw, [*keys, *((name, f"tables.sales.{role}") for role, name in columns)])
-    if any(name not in raw.types for name, _ in keys):
-        return []
-    values = _values(engine, raw, columns, old)
-    source = FactSource("sales", raw, {"_region": table.region}, table.series, table.date, values)
-    stats = check_facts(engine, source, spec.frequency, findings, _old_week_day(old))
-    if stats.rows and stats.last_sale is None and old is None and table.target in raw.types and not findings.errors:
-        findings.error("sales", table.target, "holds no value at all", "Name the column that holds what was sold.")
-    return [Fact("sales", ["_region"], table.series is not None, values, source, stats)]
-
-
-def _old_week_day(old: Manifest | None) -> int | None:
-    if old is None or period_unit(old.frequency) != "W":
-        return None
-    return (int(np.datetime64(old.first_date, "D").astype(np.int64)) + 3) % 7 + 1
-
-
-def _covariates(
-    engine: Engine,
-    spec: DatasetSpec,
-    table: CovariateTable,
-    number: int,
-    raw: RawTable,
-    findings: Findings,
-    old: Manifest | None,
-    week_day: int | None,
-) -> list[Fact]:
-    sales = spec.tables.sales
-    place = f"tables.covariates[{number}]"
-    columns: list[tuple[Role, str]] = [("past", name) for name in table.past] + [
-        ("known", name) for name in table.known
-    ]
-    missing_columns(
-        findings,
-        raw,
-        [*((key, f"{place}.keys") for key in table.keys), *((name, f"{place}.{r}") for r, name in columns)],
-    )
-    if any(key not in raw.types for key in table.keys):
-        return []
-    values = _values(engine, raw, columns, old)
-    keys = {"_region": sales.region} if sales.region in table.keys else {key: key for key in spec.join_keys(table)}
-    series = sales.series if sales.series in table.keys else None
-    source = FactSource(f"covariates-{number}", raw, keys, series, sales.date, values)
-    stats = check_facts(engine, source, spec.frequency, findings, week_day)
-    return [Fact(source.name, list(keys), series is not None, values, source, stats)]
-
-
-def _calendar(
-    engine: Engine,
-    spec: DatasetSpec,
-    raw: RawTable,
-    findings: Findings,
-    old: Manifest | None,
-    week_day: int | None,
-) -> tuple[pd.DataFrame, set[str], list[Fact]]:
-    table = spec.tables.calendar
-    assert table is not None, "a calendar table was opened that the spec does not name"
-    wanted = [(table.date, "tables.calendar.date"), *((name, "tables.calendar.where") for name in table.where)]
-    wanted += [(table.scope, "tables.calendar.scope")] if table.scope else []
-    wanted += [(name, "tables.calendar.events") for name in table.events]
-    wanted += [(name, "tables.calendar.known") for name in table.known]
-    nothing = pd.DataFrame({"scope": [], "date": [], "event": []}, dtype=object)
-    if missing_columns(findings, raw, wanted):
-        return nothing, set(), []
-    where = " AND ".join([_where(raw, name, values) for name, values in table.where.items()]) or "true"
-    values = _values(engine, raw, [("known", name) for name in table.known], old)
-    keys = {"_scope": table.scope} if table.scope else {}
-    source = FactSource("calendar", raw, keys, None, table.date, values, where)
-    # events may fall on any day; values must fit the grid of the sales
-    stats = check_facts(engine, source, spec.frequency if values else "D", findings, week_day if values else None)
-    if values:
-        check_duplicates(engine, source, findings)
-    scope = _scope_sql(spec, raw)
-    day = raw.day(table.date)
-    selects = [
-        f"SELECT {scope} AS scope, {day} AS date, {raw.text(name)} AS event FROM {raw.source} WHERE {where}"
-        for name in table.events
-    ]
-    events = nothing
-    if selects:
-        rows = engine.arrow(
-            f"SELECT DISTINCT * FROM ({' UNION ALL '.join(selects)}) WHERE event IS NOT NULL AND date IS NOT NULL"
-        )
-        events = rows.to_pandas(date_as_object=True).astype(object)
-    scopes = {row[0] for row in engine.run(f"SELECT DISTINCT {scope} FROM {raw.source} WHERE {where}") if row[0]}
-    if not events.empty:
-        named = {name for rule in spec.rules() for name in rule.event or () if name != "*"}
-        unknown = sorted(named - set(events["event"]))
-        if unknown and old is None:
-            findings.warn(
-                "calendar",
-                None,
-                f"day_types name events that no row has: {', '.join(unknown)}",
-                f"The calendar's events are such as {', '.join(sorted(set(events['event']))[:EXAMPLES])}.",
-                count=len(unknown),
-            )
-    return events, scopes, [Fact("calendar", ["_scope"], False, values, source, stats)]
-
-
-def _where(raw: RawTable, name: str, wanted: list[Scalar]) -> str:
-    text = f"lower({raw.text(name)})"
-    conditions = []
-    for value in wanted:
-        if isinstance(value, bool):
-            same = ["true", "t", "yes", "1"] if value else ["false", "f", "no", "0"]
-            conditions.append(f"{text} IN ({', '.join(text_sql(item) for item in same)})")
-        elif isinstance(value, int | float):
-            conditions.append(f"TRY_CAST({text} AS DOUBLE) = {float(value)!r}")
-        else:
-            conditions.append(f"{text} = {text_sql(value.lower())}")
-    return f"({' OR '.join(conditions) or 'false'})"
-
-
-def _scope_sql(spec: DatasetSpec, raw: RawTable) -> str:
-    table = spec.tables.calendar
-    if table is None or table.scope is None:
-        return "''"
-    scope = raw.text(table.scope)
-    if not table.everywhere:
-        return scope
-    everywhere = ", ".join(text_sql(value) for value in table.everywhere)
-    return f"(CASE WHEN {scope} IN ({everywhere}) THEN '' ELSE {scope} END)"
-
-
-def fact_select(spec: DatasetSpec, fact: Fact) -> str:
-    """SQL of the new rows of a fact; a calendar's scopes are brought to their stored form."""
-    if fact.name != "calendar":
-        return fact.source.select()
-    raw, source = fact.source.raw, fact.source
-    values = ", ".join(f"max({source.value_sql(value)}) AS {name_sql(value.name)}" for value in fact.values)
-    # two scopes that both hold everywhere may name the same day
-    return (
-        f"SELECT {_scope_sql(spec, raw)} AS _scope, {raw.day(source.date)} AS _date, {values} "
-        f"FROM {raw.source} WHERE {source.where} GROUP BY ALL"
-    )
-
-
-def _same_kinds(facts: list[Fact], findings: Findings) -> None:
-    seen: dict[str, tuple[str, str]] = {}
-    for fact in facts:
-        for value in fact.values:
-            label, kind = seen.setdefault(value.name, (fact.source.label, value.kind))
-            if kind != value.kind:
-                findings.error(
-                    fact.source.label,
-                    value.name,
-                    f"is {value.kind} here, but {kind} in {label}",
-                    "Use one type for a column that several tables hold.",
-                )
 
 
 # --- together with what is there -----------------------------------------------------------------------------------
@@ -436,7 +170,7 @@ def sort_ids(ids: set[str]) -> list[str]:
 
 
 def _old_regions(engine: Engine, old_tables: OldTables) -> pd.DataFrame:
-    frame = engine.arrow(f"SELECT * EXCLUDE (_first, _last, _observed) FROM {old_tables.regions}").to_pandas()
+    frame = engine.arrow(f"SELECT * EXCLUDE (_first, _last, _observed, _gaps) FROM {old_tables.regions}").to_pandas()
     return frame.astype({name: object for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])})
 
 
@@ -542,7 +276,7 @@ def _all_events(
 
 
 def scope_columns(spec: DatasetSpec) -> list[str]:
-    """The columns of the regions frame whose values a calendar's scope may name; the region's id where none is named."""
+    """The columns of the regions frame that a calendar's scope may name; the region's id where none is named."""
     calendar, regions = spec.tables.calendar, spec.tables.regions
     if calendar is None or calendar.scope is None:
         return []

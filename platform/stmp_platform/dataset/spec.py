@@ -160,7 +160,7 @@ class DatasetSpec(_Strict):
         for number, table in enumerate(self.tables.covariates):
             where = f"tables.covariates[{number}]"
             if sales.date not in table.keys:
-                yield f"{where}.keys lacks the date column '{sales.date}': what does not change belongs to tables.regions"
+                yield f"{where}.keys lacks the date '{sales.date}': what does not change belongs to tables.regions"
             if not table.past and not table.known:
                 yield f"{where} names no column under past or known"
             others = self.join_keys(table)

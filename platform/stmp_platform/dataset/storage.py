@@ -25,10 +25,9 @@ from stmp_platform.dataset.arrays import (
 )
 from stmp_platform.dataset.manifest import Column, DataFile, FactTable, Manifest, load_manifest
 from stmp_platform.dataset.plan import scope_columns
+from stmp_platform.dataset.spec import Role
 from stmp_platform.dataset.survey import closed_days
 from stmp_platform.files import Folder
-
-__all__ = ["load_manifest", "read_calendar", "read_panel", "read_regions"]
 
 
 class Reader:
@@ -52,7 +51,8 @@ class Reader:
                 return pq.read_table(source, columns=columns, pre_buffer=True)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{path} of dataset {self.folder.uri} cannot be read: {error}. Write the dataset again with `stmp ingest`."
+                f"{path} of dataset {self.folder.uri} cannot be read: {error}. "
+                "Write the dataset again with `stmp ingest`."
             ) from error
 
     def regions(self) -> pd.DataFrame:
@@ -102,17 +102,18 @@ def read_panel(
     everywhere = reader.regions()
     chosen = _choose(everywhere["_region"], regions, shard, uri)
     frame = everywhere.iloc[chosen].reset_index(drop=True)
-    axis = _axis(manifest, end)
+    axis = axis_of(manifest, end)
     series_index = pd.Index(manifest.series, dtype=object)
     shape = (len(frame), axis.length)
 
-    layout = {role: _layout(manifest.of_role(role), manifest.series) for role in ("past", "known")}
+    roles: tuple[Role, Role] = ("past", "known")
+    layout = {role: _layout(manifest.of_role(role), manifest.series) for role in roles}
     blocks = {role: np.full((*shape, len(names)), np.nan, np.float32) for role, (names, _) in layout.items()}
     sales = np.full((*shape, len(manifest.series)), np.nan, np.float32)
     targets = {manifest.of_role("target")[0].name: sales}
     vocabularies: dict[str, pd.Index] = {}
     codes: dict[str, np.ndarray] = {}  # texts, until they become one-hot columns
-    for role in layout:
+    for role in roles:
         for column in manifest.of_role(role):
             place = layout[role][1][column.name]
             if column.kind == "text":
@@ -133,7 +134,7 @@ def read_panel(
     _fill(reader, targets, axis)
 
     closed = _closed(manifest, targets, vocabularies, shape)
-    for role in layout:
+    for role in roles:
         for column in manifest.of_role(role):
             if column.kind == "text":
                 block = blocks[role][:, :, layout[role][1][column.name]]
@@ -143,7 +144,7 @@ def read_panel(
     observed[:, axis.history :] = False
     sales[~observed] = 0.0
     static, static_names = _static(manifest, frame)
-    calendar, calendar_index = _calendar(reader, frame, axis)
+    calendar, calendar_index = calendar_of(reader, frame, axis)
     return Panel(
         regions=frame["_region"].to_numpy(dtype=object),
         series=tuple(manifest.series),
@@ -165,7 +166,7 @@ def read_panel(
 def read_calendar(uri: str, end: date | str | np.datetime64 | None = None) -> tuple[Calendar, np.ndarray]:
     """The calendars of a dataset and which of them each region follows, without reading any sales."""
     reader = Reader(uri)
-    return _calendar(reader, reader.regions(), _axis(reader.manifest, end))
+    return calendar_of(reader, reader.regions(), axis_of(reader.manifest, end))
 
 
 def _choose(ids: pd.Series, regions: Sequence[str] | None, shard: tuple[int, int] | None, uri: str) -> np.ndarray:
@@ -187,7 +188,8 @@ def _choose(ids: pd.Series, regions: Sequence[str] | None, shard: tuple[int, int
     return chosen
 
 
-def _axis(manifest: Manifest, end: date | str | np.datetime64 | None) -> Axis:
+def axis_of(manifest: Manifest, end: date | str | np.datetime64 | None) -> Axis:
+    """The time axis of a dataset, extended or cut to `end`."""
     first = np.datetime64(manifest.first_date, "D")
     stops = [np.datetime64(manifest.last_sales_date, "D"), np.datetime64(manifest.last_known_date, "D")]
     if end is not None:
@@ -306,7 +308,7 @@ def _closed(
         return np.zeros(shape, bool)
     shut = closed_days(targets[rule.column], rule, vocabularies.get(rule.column))
     # a region is closed when nothing in it is open
-    return shut if shut.ndim == 2 else shut.all(axis=2)
+    return shut if shut.ndim == 2 else np.asarray(shut.all(axis=2))
 
 
 def _one_hot(block: np.ndarray, codes: np.ndarray, width: int) -> None:
@@ -335,7 +337,8 @@ def _static(manifest: Manifest, frame: pd.DataFrame) -> tuple[np.ndarray, tuple[
     return values, tuple(names)
 
 
-def _calendar(reader: Reader, frame: pd.DataFrame, axis: Axis) -> tuple[Calendar, np.ndarray]:
+def calendar_of(reader: Reader, frame: pd.DataFrame, axis: Axis) -> tuple[Calendar, np.ndarray]:
+    """The calendars of some regions, and which of them each region follows: int64 [R]."""
     spec, events = reader.manifest.spec, reader.events()
     index, held = calendars_of(frame, scope_columns(spec), set(events["scope"]))
     scopes = [frozenset(item) for item in held]

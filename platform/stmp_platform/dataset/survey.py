@@ -175,13 +175,13 @@ class Survey:
         return final.get_indexer(self.vocabularies[column.name]).astype(np.int64)
 
     def region_columns(self) -> dict[str, pa.Array]:
-        """First and last sale and the number of sales values of each region."""
+        """First and last sale, number of sales values and of gaps between them of each region."""
         never = self.last < 0
         axis = self.plan.axis
         dates = axis.dates[: axis.history]
         first = pa.array(dates[np.minimum(self.first, axis.history - 1)], pa.date32(), mask=never)
         last = pa.array(dates[np.maximum(self.last, 0)], pa.date32(), mask=never)
-        return {"_first": first, "_last": last, "_observed": pa.array(self.observed)}
+        return {"_first": first, "_last": last, "_observed": pa.array(self.observed), "_gaps": pa.array(self.gaps)}
 
     def static_columns(self) -> list[StaticColumn]:
         """Ranges and vocabularies of the features of the regions."""

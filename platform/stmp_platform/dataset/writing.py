@@ -20,14 +20,14 @@ from stmp_platform.dataset.arrays import (
     calendar_values,
     calendars_of,
     group_regions,
-    lookup,
     scatter_table,
     spread,
 )
 from stmp_platform.dataset.manifest import DataFile
 from stmp_platform.dataset.merge import merge_rows, note_merge
-from stmp_platform.dataset.plan import Fact, Plan, fact_select, scope_columns
+from stmp_platform.dataset.plan import Plan, scope_columns
 from stmp_platform.dataset.raw import Engine, name_sql, text_sql
+from stmp_platform.dataset.reading import Fact, fact_select
 from stmp_platform.dataset.survey import Survey
 from stmp_platform.files import Folder
 
