@@ -221,6 +221,8 @@ class Forecaster:
         if not self.config.model.known:
             return
         unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()  # [R, H, K]
+        # A column that a region never has (another series' price) is no fault of the horizon.
+        unknown &= panel.known[:, : at + 1].isfinite().any(dim=1, keepdim=True)
         if not unknown.any():
             return
         names = [name for k, name in enumerate(panel.known_names) if unknown[..., k].any()]
@@ -238,22 +240,20 @@ class Forecaster:
 
     def save(self, path: str | Path) -> None:
         """Write a folder with weights (safetensors) and description (JSON), whole or not at all."""
+        publish_folder(Path(path), self.write)
 
-        def write(folder: Path) -> None:
-            weights = {
-                name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()
-            }
-            save_file(weights, folder / WEIGHTS)
-            description = {
-                "format": FORMAT,
-                "config": self.config.model_dump(mode="json"),
-                "schema": self.schema.to_json(),
-                "feature_size": self.feature_size,
-                "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
-            }
-            (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
-
-        publish_folder(Path(path), write)
+    def write(self, folder: Path) -> None:
+        """Put the files of the model into a folder that is there."""
+        weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        description = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "schema": self.schema.to_json(),
+            "feature_size": self.feature_size,
+            "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
+        }
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Forecaster:

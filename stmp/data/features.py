@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ class Schema:
 
     Attributes
     ----------
-    known_center, known_spread, known_log : tuple, length K
+    known_center, known_spread, known_log, known_missing : tuple, length K
         Numeric covariates are standardised, after a signed logarithm where they span orders of magnitude;
-        0/1 covariates are left as they are.
+        0/1 covariates are left as they are. `known_missing` stands in for a value that is not known: the mean.
     static_center, static_spread : tuple, length S
     default_level : tuple, length G
         Level of a series without any history: the geometric mean over the training regions.
@@ -58,6 +58,7 @@ class Schema:
     known_center: tuple[float, ...]
     known_spread: tuple[float, ...]
     known_log: tuple[bool, ...]
+    known_missing: tuple[float, ...]
     static_center: tuple[float, ...]
     static_spread: tuple[float, ...]
     default_level: tuple[float, ...]
@@ -65,8 +66,8 @@ class Schema:
     @classmethod
     def fit(cls, panel: Panel, end: int, reduce: Reduce = alone) -> Schema:
         """Fit on the periods before index `end` of a shard, combining the shards by `reduce`."""
-        known_center, known_spread, known_log = _fit_covariates(panel.known[:, :end].flatten(0, 1), reduce)
-        static_center, static_spread, _ = _fit_covariates(_signed_log(panel.static), reduce, allow_log=False)
+        known = _fit_covariates(panel.known[:, :end].flatten(0, 1), reduce)
+        static = _fit_covariates(_signed_log(panel.static), reduce, allow_log=False)
         observed = panel.observed[:, :end]
         sums = (panel.sales[:, :end].double() * observed).sum(dim=1)  # [R, G]
         counts = observed.sum(dim=1)
@@ -81,11 +82,12 @@ class Schema:
             past_names=panel.past_names,
             known_names=panel.known_names,
             static_names=panel.static_names,
-            known_center=known_center,
-            known_spread=known_spread,
-            known_log=known_log,
-            static_center=static_center,
-            static_spread=static_spread,
+            known_center=known.center,
+            known_spread=known.spread,
+            known_log=known.log,
+            known_missing=known.missing,
+            static_center=static.center,
+            static_spread=static.spread,
             default_level=tuple(level.tolist()),
         )
 
@@ -141,7 +143,7 @@ class Rows:
     level : Tensor [B, T + 1, G]
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     recent : Tensor [B, T, G]
-        Transformed sales over the level of the day before; 0 where not observed.
+        Transformed sales over the level of the day before; 0 where not observed or without such a level.
     cart, cart_observed : Tensor [B, T, P]
     features : Tensor [B, T, F]
         Calendar and known-future covariates of each day.
@@ -221,8 +223,8 @@ class History:
         seen = periods >= start[:, None]  # [B, T]
         observed = panel.observed[region, :end] & seen[:, :, None]
         event = self.event[which, :end]
-        level = self._level(sales, observed, ordinary=event == 0)
-        recent = self.scale(sales, level[:, :-1]) * observed
+        level, scaled = self._level(sales, observed, ordinary=event == 0)
+        recent = self.scale(sales, level[:, :-1]) * (observed & scaled[:, :-1])
         cart, cart_observed = self._cart(panel.past[region, :end], seen)
         return Rows(
             sales=sales,
@@ -254,8 +256,11 @@ class History:
             ratio = (value.clamp(max=12.0) + math.log(1.0 + OFFSET)).exp() - OFFSET
         return ratio.clamp(min=0.0) * level
 
-    def _level(self, sales: Tensor, observed: Tensor, ordinary: Tensor) -> Tensor:
-        """Trailing mean of ordinary observed days, [B, T + 1, G]; of all days where there are too few of those."""
+    def _level(self, sales: Tensor, observed: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
+        """Trailing mean of ordinary observed days, [B, T + 1, G], or of all days where there are too few of those.
+
+        Without any sales before, it is the default level; the second tensor is False there.
+        """
         usual = observed & ordinary[:, :, None]
         total, count = _trailing_sums(sales, usual, self.level_window)
         all_total, all_count = _trailing_sums(sales, observed, None)
@@ -264,7 +269,7 @@ class History:
         floor = torch.maximum(0.05 * long_run, torch.full_like(long_run, MIN_LEVEL))
         level = torch.maximum(mean, floor).to(sales.dtype)
         unseen = (all_count == 0) | (long_run <= 0)
-        return torch.where(unseen, self.default_level, level)
+        return torch.where(unseen, self.default_level, level), ~unseen
 
     def _cart(self, past: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Past covariates less their own trailing mean, over their own trailing deviation, [B, T, P]."""
@@ -287,15 +292,19 @@ class History:
             day = torch.cat([known, closed], dim=-1)
             before = torch.cat([day[:, :1], day[:, :-1]], dim=1)
             after = torch.cat([day[:, 1:], day[:, -1:]], dim=1)
-            parts += [part[:, :end] for part in (day, before, after)]
+            # A neighbour that nothing is known of counts as a day like this one.
+            before, after = torch.where(before.isnan(), day, before), torch.where(after.isnan(), day, after)
+            missing = torch.tensor([*self.schema.known_missing, 0.0], dtype=day.dtype, device=day.device)
+            parts += [torch.where(part.isnan(), missing, part)[:, :end] for part in (day, before, after)]
         return torch.cat(parts, dim=-1)
 
     def _known(self, known: Tensor) -> Tensor:
+        """Standardised covariates, NaN where not known."""
         logs = torch.tensor(self.schema.known_log, dtype=torch.bool, device=known.device)
         center = torch.tensor(self.schema.known_center, dtype=known.dtype, device=known.device)
         spread = torch.tensor(self.schema.known_spread, dtype=known.dtype, device=known.device)
         values = torch.where(logs, _signed_log(known), known)
-        return ((values - center) / spread).nan_to_num(0.0).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+        return ((values - center) / spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
 
 
 def calendar_features(calendar: Calendar) -> np.ndarray:
@@ -339,12 +348,17 @@ def _signed_log(values: Tensor) -> Tensor:
     return values.sign() * values.abs().log1p()
 
 
-def _fit_covariates(
-    values: Tensor, reduce: Reduce, allow_log: bool = True
-) -> tuple[tuple[float, ...], tuple[float, ...], tuple[bool, ...]]:
-    """Center, spread and whether to take logarithms, of each column of [N, K] values with NaN."""
+class _Scales(NamedTuple):
+    center: tuple[float, ...]
+    spread: tuple[float, ...]
+    log: tuple[bool, ...]
+    missing: tuple[float, ...]
+
+
+def _fit_covariates(values: Tensor, reduce: Reduce, allow_log: bool = True) -> _Scales:
+    """How to scale each column of [N, K] values with NaN."""
     if values.shape[1] == 0:
-        return (), (), ()
+        return _Scales((), (), (), ())
 
     def moments(columns: Tensor) -> tuple[Tensor, Tensor]:
         finite = columns.isfinite()
@@ -357,11 +371,11 @@ def _fit_covariates(
     high = reduce(torch.where(finite, values, -torch.inf).amax(dim=0).double(), "max")
     low = reduce(torch.where(finite, values, torch.inf).amin(dim=0).double(), "min")
     mean, spread = moments(values)
-    binary = (low >= 0) & (high <= 1)
-    span = torch.maximum(high - mean, mean - low)
-    wide = (span > 8 * spread) & ~binary & allow_log
     log_mean, log_spread = moments(_signed_log(values))
-    mean, spread = torch.where(wide, log_mean, mean), torch.where(wide, log_spread, spread)
-    mean, spread = torch.where(binary, 0.0, mean), torch.where(binary, 1.0, spread)
-    spread = torch.where(spread > 0, spread, 1.0)
-    return tuple(mean.tolist()), tuple(spread.tolist()), tuple(wide.tolist())
+    binary = (low >= 0) & (high <= 1)
+    wide = (torch.maximum(high - mean, mean - low) > 8 * spread) & ~binary & allow_log
+    center = torch.where(binary, 0.0, torch.where(wide, log_mean, mean))
+    scale = torch.where(binary, 1.0, torch.where(wide, log_spread, spread))
+    scale = torch.where(scale > 0, scale, 1.0)
+    missing = torch.where(binary, mean, 0.0)
+    return _Scales(tuple(center.tolist()), tuple(scale.tolist()), tuple(wide.tolist()), tuple(missing.tolist()))
