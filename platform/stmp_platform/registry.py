@@ -108,10 +108,10 @@ def register(
         model = _upload(client, folder, name, digest, run_id, settings)
         created = client.create_model_version(
             name,
-            # A registry in this process looks models:/m-... up in MLflow's global store, which is not ours.
+            # A registry in this process would look a model id up in MLflow's global store, which is not ours.
             source=model.artifact_location if settings.database else f"models:/{model.model_id}",
             run_id=run_id,
-            model_id=model.model_id,
+            model_id=None if settings.database else model.model_id,
             tags={
                 DIGEST_TAG: digest,
                 **{k: v for k, v in (tags or {}).items() if v},
