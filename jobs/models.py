@@ -7,6 +7,9 @@ from typing import Any
 from jobs.screen import say, table
 
 
+VALIDATION = "validation/"
+
+
 def models(name: str | None = None, *, tracking_uri: str | None = None) -> dict[str, Any]:
     """List registered versions, newest first.
 
@@ -36,7 +39,7 @@ def models(name: str | None = None, *, tracking_uri: str | None = None) -> dict[
                 ", ".join(v.aliases) or None,
                 v.created.strftime("%Y-%m-%d %H:%M") if v.created else None,
                 v.dataset_fingerprint[:12] or None,
-                ", ".join(f"{k} {x:.4g}" for k, x in list(v.metrics.items())[:3]) or None,
+                ", ".join(f"{k.removeprefix(VALIDATION)} {x:.4g}" for k, x in list(v.metrics.items())[:3]) or None,
             )
             for v in versions
         ]
