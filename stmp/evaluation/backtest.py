@@ -20,7 +20,7 @@ from stmp.evaluation.calibration import Reliability, reliability
 from stmp.evaluation.metrics import SUMS, Points, point_sums, seasonal_scale
 from stmp.evaluation.result import Backtest, Cold
 from stmp.evaluation.slices import Cells, region_groups
-from stmp.forecaster import Forecast, Predictor
+from stmp.forecast import Forecast, Predictor
 
 
 def backtest(
@@ -74,12 +74,11 @@ def backtest(
     Raises
     ------
     ConfigError
-        If no origin fits between `start` and `end`, or the horizon is longer than the model's.
+        If no origin fits between `start` and `end`, or predictors disagree about the quantile levels.
     """
     step = horizon if step is None else step
     origins = _origins(panel, start, end, horizon, step)
     model = next(iter(predictors))
-    _check_model(predictors[model], horizon)
     unseen, reason = _unseen(predictors[model], panel, unseen_regions)
     scorer = _Scorer(panel, list(predictors), horizon, season or default_season(panel, origins[0]), score_closed)
     kept = _kept_regions(panel, keep_regions, origins[0])
@@ -103,7 +102,6 @@ def backtest(
     if len(unseen):
         is_unseen = np.isin(np.arange(len(panel.regions)), unseen)
         groups |= {"seen in training": ~is_unseen, "never seen in training": is_unseen}
-    trained_until = getattr(predictors[model], "trained_until", None)
     return Backtest(
         model=model,
         dataset_fingerprint=panel.fingerprint,
@@ -137,7 +135,7 @@ def backtest(
             "not_scored": "closed days" * (not score_closed) or "nothing",
             "skipped_before_first_sale": scorer.skipped,
         },
-        warnings=tuple(_warnings(trained_until, panel.dates[origins[0]])),
+        warnings=tuple(_warnings(predictors[model], panel.dates[origins[0]], horizon)),
     )
 
 
@@ -169,21 +167,17 @@ def default_season(panel: Panel, origin: int) -> int:
     return 52 if origin + 1 >= 104 else 1
 
 
-def _check_model(model: Predictor, horizon: int) -> None:
-    longest = getattr(model, "horizon", None)
-    if longest is not None and horizon > longest:
-        raise ConfigError(
-            f"The model forecasts at most {longest} periods ahead, but the backtest asks for {horizon}. "
-            "Choose a shorter --horizon, or train with a longer one."
-        )
-
-
-def _warnings(trained_until: object, first_origin: np.datetime64) -> Iterable[str]:
+def _warnings(model: Predictor, first_origin: np.datetime64, horizon: int) -> Iterable[str]:
+    """What makes the figures better or worse than the model is."""
+    trained_until = getattr(model, "trained_until", None)
     if trained_until is not None and np.datetime64(pd.Timestamp(str(trained_until)), "D") > first_origin:
         yield (
             f"The model was trained on days up to {trained_until}, after the first origin {first_origin}: it has seen "
             "some of the days that it is scored on, and looks better than it is."
         )
+    longest = getattr(model, "horizon", None)
+    if longest is not None and horizon > longest:
+        yield f"The model has learned to forecast {longest} periods ahead, and is scored on {horizon}."
 
 
 def _unseen(model: Predictor, panel: Panel, named: Sequence[str] | None) -> tuple[np.ndarray, str | None]:

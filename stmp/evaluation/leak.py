@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stmp.data.panel import DateLike, Panel
-from stmp.forecaster import Predictor
+from stmp.forecast import Predictor
 
 
 def assert_no_leak(predictor: Predictor, panel: Panel, origin: DateLike, horizon: int, seed: int = 0) -> None:

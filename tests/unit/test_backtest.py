@@ -15,7 +15,7 @@ from stmp.evaluation.backtest import backtest
 from stmp.evaluation.baselines import LEVELS, SeasonalNaive
 from stmp.evaluation.metrics import SUMS
 from stmp.evaluation.slices import Cells, region_groups
-from stmp.forecaster import Forecast
+from stmp.forecast import Forecast
 
 pytestmark = pytest.mark.unit
 
@@ -233,11 +233,10 @@ def test_what_cannot_be_done_is_refused_with_the_reason(panel, options, message)
         run(panel, Oracle(panel), **options)
 
 
-def test_a_horizon_longer_than_the_models_is_refused(panel):
+def test_a_horizon_longer_than_the_model_has_learned_is_reported(panel):
     model = Oracle(panel)
     model.horizon = 5
-    with pytest.raises(ConfigError, match="at most 5 periods"):
-        run(panel, model)
+    assert "5 periods ahead" in run(panel, model).warnings[0]
 
 
 def test_predictors_must_agree_on_the_levels(panel):

@@ -10,9 +10,14 @@ import torch
 
 from stmp.data.calendar import DayRule
 from stmp.data.panel import Panel
-from stmp.errors import DataError
-from stmp.evaluation.baselines import LEVELS, SameFestivalLastYear, SeasonalNaive
+from stmp.errors import ConfigError, DataError
+from stmp.evaluation.backtest import backtest
+from stmp.evaluation.baselines import ETS, LEVELS, LightGBM, SameFestivalLastYear, SeasonalNaive, make_baselines
+from stmp.evaluation.baselines.base import Rows
+from stmp.evaluation.baselines.features import build_features, from_ratio, to_ratio
+from stmp.evaluation.baselines.statistical import fill_by_season
 from stmp.evaluation.leak import assert_no_leak
+from stmp.evaluation.metrics import from_sums
 
 pytestmark = pytest.mark.unit
 
@@ -168,3 +173,158 @@ def test_a_horizon_past_the_calendar_is_refused():
     panel = make()
     with pytest.raises(DataError, match="dates end on"):
         SeasonalNaive().predict(panel, panel.dates[55], 14)
+
+
+# --- the baselines that need a library ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def promoted():
+    """Two years of six regions whose sales double on promotions, known ahead, and triple at a yearly fair."""
+    rng = np.random.default_rng(5)
+    dates = pd.date_range("2022-01-01", periods=600)
+    frame = pd.DataFrame([(f"r{r}", d) for r in range(6) for d in dates], columns=["unique_id", "ds"])
+    frame["promo"] = (rng.random(len(frame)) < 0.3).astype(float)
+    fair = frame["ds"].isin(dates[[150, 515]])
+    frame["y"] = 100.0 * (1 + frame["promo"]) * np.where(fair, 3.0, 1.0) * rng.lognormal(0, 0.05, len(frame))
+    events = pd.DataFrame({"date": dates[[150, 515]], "event": "Fair"})
+    return Panel.from_frame(frame, known=["promo"], events=events, rules=RULES)
+
+
+@pytest.fixture(scope="module")
+def boosted(promoted):
+    """LightGBM as small as it gets."""
+    pytest.importorskip("lightgbm")
+    learner = LightGBM(trials=1, max_rows=4000, origins=25, threads=1)
+    return learner.fit(promoted, promoted.dates[500], 14)
+
+
+def error_of(baseline, panel, origin, horizon=14):
+    """WAPE of the median."""
+    forecast = baseline.predict(panel, panel.dates[origin], horizon)
+    actual = panel.sales[:, origin + 1 : origin + 1 + horizon].numpy()
+    return np.abs(forecast.median - actual).sum() / actual.sum()
+
+
+def test_lightgbm_uses_what_is_known_of_the_future(promoted, boosted):
+    assert error_of(boosted, promoted, 530) < 0.1 < 0.3 < error_of(SeasonalNaive(), promoted, 530)
+    fair = boosted.predict(promoted, promoted.dates[510], 14).mean[:, 4, 0]
+    assert (fair > 180).all()  # far above the 130 of an average day, from one fair a year ago
+    assert boosted.settings["rounds"] >= 1
+
+
+def test_lightgbm_learns_nothing_after_the_last_training_day(promoted, boosted):
+    later = torch.as_tensor(promoted.dates > promoted.dates[500])[None, :, None]
+    changed = replace(promoted, sales=torch.where(later, 7.0, promoted.sales))
+    again = LightGBM(trials=1, max_rows=4000, origins=25, threads=1).fit(changed, promoted.dates[500], 14)
+    left, right = (m.predict(promoted, promoted.dates[490], 14) for m in (boosted, again))
+    np.testing.assert_array_equal(left.quantiles, right.quantiles)
+    np.testing.assert_array_equal(left.mean, right.mean)
+
+
+def test_lightgbm_looks_not_past_the_origin_and_serves_new_and_short_regions(promoted, boosted):
+    assert_no_leak(boosted, promoted, promoted.dates[530], 14)
+    young = promoted.with_history(promoted.dates[530], 7)
+    forecast = boosted.predict(young, promoted.dates[530], 14)
+    assert np.isfinite(forecast.quantiles).all()
+    assert (np.diff(forecast.quantiles, axis=-1) >= 0).all()
+    empty = promoted.with_history(promoted.dates[530], 0)
+    assert (boosted.predict(empty, promoted.dates[530], 14).mean == 0).all()
+
+
+def test_lightgbm_must_be_fitted_on_enough_days(promoted):
+    pytest.importorskip("lightgbm")
+    with pytest.raises(ConfigError, match="fit"):
+        LightGBM().predict(promoted, promoted.dates[530], 14)
+    with pytest.raises(DataError, match="more days"):
+        LightGBM().fit(promoted.select([0]), promoted.dates[20], 14)
+
+
+def test_features_of_the_matched_days_are_means_of_a_plain_loop(promoted):
+    origin = 540
+    rows = Rows.of(promoted, promoted.dates[origin], 7)
+    features = build_features(rows, (0,))
+    assert features.values.shape == (6, 7, len(features.names))
+    matched = features.values[:, :, features.names.index("matched_weekday_mean")]
+    lag = features.values[:, :, features.names.index("lag_2")]
+    weekdays = pd.DatetimeIndex(promoted.dates).weekday
+    event = promoted.calendar.event[0] > 0
+    for r in (0, 4):
+        sales, promo = promoted.sales[r, :, 0].numpy(), promoted.known[r, :, 0].numpy()
+        level = sales[origin - 62 : origin + 1].mean()
+        assert features.level[r] == pytest.approx(level)
+        for h in range(7):
+            t = origin + 1 + h
+            same = [
+                np.log(sales[s] / level + 0.05)
+                for s in range(origin - 181, origin + 1)
+                if weekdays[s] == weekdays[t] and promo[s] == promo[t] and event[s] == event[t]
+            ]
+            assert matched[r, h] == pytest.approx(np.mean(same), rel=1e-4)
+            assert lag[r, h] == pytest.approx(np.log(sales[t - 14] / level + 0.05), rel=1e-4)
+
+
+def test_the_ratio_goes_there_and_back():
+    sales, level = np.array([0.0, 50.0, 1000.0]), np.array([100.0])
+    np.testing.assert_allclose(from_ratio(to_ratio(sales, level), level), sales, atol=1e-9)
+
+
+def test_ets_follows_the_week_and_leaves_a_sample_of_the_rest_unforecast():
+    pytest.importorskip("statsforecast")
+    panel = make(days=120, missing=0.0, fairs=(5,))
+    forecast = ETS(max_rows=2).predict(panel, panel.dates[100], 14)
+    assert np.isnan(forecast.mean[1:3]).all()
+    done = np.isfinite(forecast.mean[:, 0, 0])
+    assert done.tolist() == [True, False, False, True]
+    actual, seen = panel.sales[done, 101:115, 0].numpy(), panel.observed[done, 101:115, 0].numpy()
+    assert (np.abs(forecast.mean[done, :, 0] - actual)[seen].sum() / actual[seen].sum()) < 0.15
+    low, high = forecast.quantiles[done, :, 0, 0][seen], forecast.quantiles[done, :, 0, -1][seen]
+    assert 0.6 < ((actual[seen] >= low) & (actual[seen] <= high)).mean() <= 1.0
+    young = panel.with_history(panel.dates[100], 10)
+    np.testing.assert_array_equal(
+        ETS(max_rows=None).predict(young, panel.dates[100], 14).mean,
+        SeasonalNaive().predict(young, panel.dates[100], 14).mean,
+    )
+
+
+def test_gaps_take_the_last_observed_day_of_their_place_in_the_season():
+    sales = np.array([[1.0, 2, 3, 0, 5, 0, 7, 8]])
+    observed = np.array([[False, True, True, False, True, False, True, True]])
+    filled = fill_by_season(sales, observed, 3)
+    mean = (2 + 3 + 5 + 7 + 8) / 5
+    np.testing.assert_allclose(filled[0], [mean, 2, 3, mean, 5, 3, 7, 8])
+
+
+def test_baselines_are_made_by_name_and_unknown_ones_refused(promoted):
+    made = make_baselines(promoted, promoted.dates[500], 14, names=["seasonal_naive", "same_festival_last_year", "ets"])
+    assert [(name, baseline.name) for name, baseline in made.items()] == [
+        (name, name) for name in ("seasonal_naive", "same_festival_last_year", "ets")
+    ]
+    with pytest.raises(ConfigError, match="prophet"):
+        make_baselines(promoted, promoted.dates[500], 14, names=["prophet"])
+
+
+def test_a_missing_library_is_named_with_how_to_install_it(promoted, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"stmp-platform\[demo\]"):
+        LightGBM().fit(promoted, promoted.dates[500], 14)
+
+
+# --- against published figures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_seasonal_naive_has_the_published_figures_of_fev_bench(real_data):
+    """fev-bench's rossmann_1D: closed days count as 0, missing days are not scored, windows weigh the same."""
+    folder = real_data / "rossmann"
+    sales = pd.read_parquet(folder / "sales.parquet", columns=["region_id", "date", "sales", "open"])
+    sales["closed"] = (sales["open"] == 0).astype(int)
+    panel = Panel.from_frame(sales, region="region_id", date="date", target="sales", closed="closed")
+    result = backtest(
+        {"naive": SeasonalNaive(plain=True)}, panel, "2014-04-07", "2015-07-31", 48, score_closed=True, draws=0
+    )
+    windows = [from_sums(sums) for sums in result.by_origin["naive"]]
+    assert len(windows) == 10
+    published = {"sql": 0.9137, "mase": 0.7886, "wape": 0.2692, "wql": 0.3140}
+    for name, value in published.items():
+        assert np.mean([w[name] for w in windows]) == pytest.approx(value, abs=5e-5), name

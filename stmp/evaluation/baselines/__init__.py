@@ -1,6 +1,72 @@
 """Baselines that every backtest is read against, each a Predictor on the same information as the model."""
 
-from stmp.evaluation.baselines.base import LEVELS, Baseline
-from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
+from __future__ import annotations
 
-__all__ = ["LEVELS", "Baseline", "SameFestivalLastYear", "SeasonalNaive"]
+from collections.abc import Sequence
+
+import numpy as np
+
+from stmp.data.panel import DateLike, Panel
+from stmp.errors import ConfigError
+from stmp.evaluation.baselines.base import LEVELS, Baseline
+from stmp.evaluation.baselines.boosting import LightGBM
+from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
+from stmp.evaluation.baselines.statistical import ETS
+
+__all__ = ["LEVELS", "NAMES", "Baseline", "ETS", "LightGBM", "SameFestivalLastYear", "SeasonalNaive", "make_baselines"]
+
+NAMES = ("seasonal_naive", "same_festival_last_year", "ets", "lightgbm")
+
+
+def make_baselines(
+    panel: Panel,
+    until: DateLike,
+    horizon: int,
+    *,
+    names: Sequence[str] = NAMES,
+    regions: Sequence[str] | None = None,
+    levels: tuple[float, ...] = LEVELS,
+    seed: int = 0,
+    threads: int = 0,
+) -> dict[str, Baseline]:
+    """Make the baselines, and fit the one that learns on what the model has learned from.
+
+    Parameters
+    ----------
+    panel : Panel
+    until : date
+        The last day to learn from: the model's own, and never after the first origin of a backtest.
+    horizon : int
+        Periods to forecast.
+    names : sequence of str
+        Which of `NAMES`.
+    regions : sequence of str, optional
+        Regions to learn from, the model's ``trained_regions``; by default all.
+    levels : tuple of float
+        Quantile levels, those of the model.
+    threads : int
+        Of LightGBM; 0: all cores.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, or where the library of a baseline is not installed.
+    """
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise ConfigError(f"There are no baselines {unknown}; choose from {list(NAMES)}.")
+    made: dict[str, Baseline] = {}
+    for name in names:
+        if name == "seasonal_naive":
+            made[name] = SeasonalNaive(levels=levels)
+        elif name == "same_festival_last_year":
+            made[name] = SameFestivalLastYear(levels=levels)
+        elif name == "ets":
+            made[name] = ETS(levels=levels)
+        else:
+            rows = np.arange(len(panel.regions))
+            if regions is not None:
+                rows = np.flatnonzero(np.isin(panel.regions.astype(str), list(regions)))
+            learner = LightGBM(seed=seed, threads=threads, levels=levels)
+            made[name] = learner.fit(panel.select(rows), until, horizon)
+    return made

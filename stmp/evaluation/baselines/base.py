@@ -10,7 +10,7 @@ import numpy as np
 
 from stmp.data.panel import DateLike, Panel
 from stmp.errors import ConfigError, DataError
-from stmp.forecaster import Forecast
+from stmp.forecast import Forecast
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -105,7 +105,7 @@ class Baseline(ABC):
         rows = Rows.of(panel, origin, horizon)
         mean, quantiles = self.forecast_rows(rows)
         if self.closed_as_zero:
-            closed = rows.closed[:, rows.future]
+            closed = rows.closed[:, rows.future] & np.isfinite(mean)
             mean = np.where(closed, 0.0, mean)
             quantiles = np.where(closed[:, :, None], 0.0, quantiles)
         regions, _, series = panel.shape
