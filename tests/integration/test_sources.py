@@ -100,7 +100,7 @@ class TestCompleteJourney:
     def test_the_week_has_its_weekend_and_thanksgiving_its_rush(self, folder: Path) -> None:
         """Were the days not local ones, the evening's sales would fall on the next day."""
         total = pd.read_parquet(folder / "sales.parquet").groupby("date")["sales"].sum()
-        by_weekday = total.groupby(total.index.weekday).mean()
+        by_weekday = total.groupby(total.index.day_of_week).mean()
         assert by_weekday.nlargest(2).index.sort_values().tolist() == [5, 6]
         assert total["2017-11-22"] > 1.4 * total["2017-11-15"]
         assert total["2017-11-23"] < 0.8 * total["2017-11-16"]

@@ -63,7 +63,7 @@ def test_store_and_item_are_region_and_series_whatever_their_spelling(tmp_path: 
 
 
 def test_rows_after_the_last_sales_show_what_is_known_ahead(tmp_path: Path) -> None:
-    frame = long_table(footfall=np.arange(90) % 7, temperature=np.arange(90) % 5)
+    frame = long_table(footfall=np.arange(90) % 7.0, temperature=np.arange(90) % 5)
     last = frame["ds"] > frame["ds"].max() - pd.Timedelta(days=5)
     frame.loc[last, ["y", "footfall"]] = np.nan
     sales = infer(tmp_path, frame)["tables"]["sales"]
@@ -72,7 +72,7 @@ def test_rows_after_the_last_sales_show_what_is_known_ahead(tmp_path: Path) -> N
 
 
 def test_without_future_rows_names_decide_and_the_file_says_so(tmp_path: Path) -> None:
-    values = np.arange(90) % 3
+    values = np.arange(90) % 3.0
     frame = long_table(customers=values, PromoType=values, shelf_price=values, school_holiday=values % 2 == 0)
     frame["event_name"] = np.where(values == 0, "fair", None)
     frame.loc[3, "PromoType"] = np.nan
@@ -89,7 +89,7 @@ def test_without_future_rows_names_decide_and_the_file_says_so(tmp_path: Path) -
 @pytest.mark.parametrize(("column", "closed_value"), [("open", 0), ("is_closed", 1)])
 def test_closed_days_are_found_where_flag_and_sales_agree(tmp_path: Path, column: str, closed_value: int) -> None:
     frame = long_table()
-    closed = frame["ds"].dt.weekday == 6
+    closed = frame["ds"].dt.day_of_week == 6
     frame["y"] = frame["y"].where(~closed, 0.0)
     frame[column] = np.where(closed, closed_value, 1 - closed_value)
     spec = infer(tmp_path, frame)
@@ -131,7 +131,7 @@ def test_weeks_are_found_with_their_weekday(tmp_path: Path) -> None:
 
 def test_gaps_and_business_days_are_still_daily(tmp_path: Path) -> None:
     frame = long_table(60)
-    assert infer(tmp_path, frame[frame["ds"].dt.weekday < 5].drop(index=[3, 4, 8]))["frequency"] == "D"
+    assert infer(tmp_path, frame[frame["ds"].dt.day_of_week < 5].drop(index=[3, 4, 8]))["frequency"] == "D"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from stmp.data.synthetic import (
+from stmp.data.synthetic import generate, generate_chunks
+from stmp.data.synthetic_files import expected_frame, write
+from stmp.data.synthetic_settings import (
     FEATURES,
     FESTIVALS,
     OFFSETS,
@@ -17,11 +19,7 @@ from stmp.data.synthetic import (
     TYPES,
     WEEKLY,
     SyntheticConfig,
-    expected_frame,
     festival_effects,
-    generate,
-    generate_chunks,
-    write,
 )
 from stmp.errors import ConfigError
 
@@ -63,7 +61,7 @@ def test_other_noise(noise: str) -> None:
 
 def test_weekly_profile_and_promotion_lift_are_in_the_sales() -> None:
     city = generate(regions=80, years=2, seed=1, gain_sigma=0.0, trend_sigma=0.0)
-    rows = city.sales[city.sales["open"] == 1].assign(weekday=lambda f: f["date"].dt.weekday)
+    rows = city.sales[city.sales["open"] == 1].assign(weekday=lambda f: f["date"].dt.day_of_week)
     kind = pd.Series(city.truth.region_type, index=city.regions["region_id"])
     rows["type"] = rows["region_id"].map(kind)
     plain = rows[rows["promo"] == 0]

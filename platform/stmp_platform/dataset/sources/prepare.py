@@ -55,7 +55,8 @@ def prepare_source(source: str, workdir: str | os.PathLike[str], country: str | 
 
         return str(write_completejourney(Path(workdir)))
     if kind == "synthetic":
-        from stmp.data.synthetic import configure, write
+        from stmp.data.synthetic_files import write
+        from stmp.data.synthetic_settings import configure
 
         return str(write(configure(**_typed(options)), Path(workdir)))
     from stmp_platform.dataset.sources.infer import infer_spec
@@ -84,7 +85,7 @@ def _kind(source: str) -> str:
 
 def _typed(options: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the texts of a command line into the types of SyntheticConfig's fields; unknown names are told later."""
-    from stmp.data.synthetic import SyntheticConfig
+    from stmp.data.synthetic_settings import SyntheticConfig
 
     types = typing.get_type_hints(SyntheticConfig)
     typed: dict[str, Any] = {}
