@@ -37,7 +37,8 @@ def demo(out: Path, *, workers: int = 0, settings: tuple[str, ...] = SETTINGS) -
         Settings of the training beside the preset `product`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    began, times = time.monotonic(), {}
+    began = time.monotonic()
+    times: dict[str, float] = {}
     data, run, report, file = (str(out / name) for name in ("data", "run", "report", "forecast.parquet"))
     tracking = f"sqlite:///{(out / 'mlflow.db').resolve()}"
 
