@@ -115,3 +115,15 @@ def _baseline(name: str, forecaster: Forecaster, panel: Panel, start: str, horiz
         baseline.fit(panel.select(seen if len(seen) else np.arange(len(panel.regions))), until, horizon)
     found: Predictor = baseline
     return found
+
+
+def _print(result: Backtest) -> None:
+    """WAPE by slice for every model, and all metrics of the model."""
+    content = result.to_dict()
+    models = {"stmp": content["slices"], **content["baselines"]}
+    slices = [name for name, values in content["slices"].items() if values["n"]]
+    settings = content["settings"]
+    title = f"WAPE, {settings['horizon']} periods ahead from {settings['origins']} origins, {settings['start']} to {settings['end']}"
+    table(("model", *slices), [(name, *(found[s]["wape"] for s in slices)) for name, found in models.items()], title)
+    rows = [(name, content["slices"][name]["n"], *(content["slices"][name][m] for m in SHOWN)) for name in slices]
+    table(("stmp", "n", *SHOWN), rows)
