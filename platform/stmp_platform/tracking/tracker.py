@@ -142,7 +142,8 @@ class Tracker:
             f"The tracking store has not got everything: {problem} Nothing is lost: the metrics are in {self.log.uri}. "
             f"Send them when the store is back with `stmp track --out {self._folder.uri}`, or repeat the train command."
         )
-        logger.warning(warning)
+        if status != "FINISHED":  # the caller is raising its own error, and shows no outcome
+            logger.warning(warning)
         self._outcome = Outcome(False, state.run_id, state.version, warning)
         return self._outcome
 
