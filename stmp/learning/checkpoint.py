@@ -117,7 +117,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor],
         model, optimizer = load_file(folder / MODEL), load_file(folder / OPTIMIZER)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
-            f"The checkpoint {folder} is missing a file or damaged: {error}. Delete that folder to go on from the one before."
+            f"The checkpoint {folder} is missing a file or damaged: {error}. Delete that folder to go on "
+            "from the one before."
         ) from error
     if state.get("format") != FORMAT:
         raise CheckpointError(f"The checkpoint {folder} has format {state.get('format')}; this version reads {FORMAT}.")

@@ -109,7 +109,7 @@ class MetaTrainer:
         held = config.validation.periods
         assert held is not None, "the configuration must be resolved"
         last = until - held
-        if not panel.observed[:, :last].any():
+        if not workers.reduce(panel.observed[:, :last].any().double(), "max"):
             raise DataError(
                 f"No sales are observed in the {last} periods before validation. Train on more history, or set "
                 "validation.periods lower."
@@ -208,22 +208,25 @@ class MetaTrainer:
         return losses, points, sigma
 
     def _check(self, losses: Tensor, episode: Episode | None) -> None:
-        """Stop all workers if a loss is not finite; the one that has it says where."""
+        """Stop all workers if a loss is not finite, all with the message of the first that has one."""
         bad = ~torch.isfinite(losses)
-        anywhere = self.workers.reduce(bad.any().double(), "max")
-        if not anywhere:
+        if not self.workers.reduce(bad.any().double(), "max"):
             return
-        if episode is None or not bad.any():
-            raise TrainingError(f"Another worker's loss is not finite at step {self.step}.")
+        raise TrainingError(self.workers.first_text(self._where(bad, episode) if episode is not None else ""))
+
+    def _where(self, bad: Tensor, episode: Episode) -> str:
+        """Which cells a loss that is not finite comes from; empty where all are."""
+        if not bad.any():
+            return ""
         panel = self.history.panel
         cells = []
         for row, query in bad.nonzero()[:5].tolist():
             region, day = int(episode.region[row]), int(episode.target[row, query])
             kind = panel.calendar.day_types[int(panel.day_type[region, day])]
             cells.append(f"({panel.regions[region]}, {kind}) on {panel.dates[day]}")
-        raise TrainingError(
-            f"The loss is not finite at step {self.step}, rank {self.workers.rank}, in {int(bad.sum())} queries of the cells "
-            f"{', '.join(cells)}. Look at these days with `stmp data describe`, or lower train.learning_rate."
+        return (
+            f"The loss is not finite at step {self.step}, rank {self.workers.rank}, in {int(bad.sum())} queries of the "
+            f"cells {', '.join(cells)}. Look at these days with `stmp data describe`, or lower train.learning_rate."
         )
 
     def _update(self) -> None:
@@ -328,7 +331,8 @@ class MetaTrainer:
         tensors, moments, state = found
         if state["config"] != self.config.model_dump(mode="json") or state["seed"] != self.seed:
             raise CheckpointError(
-                "The unfinished run in the output folder has another configuration or seed. Repeat its command as it was, or choose another --out."
+                "The unfinished run in the output folder has another configuration or seed. Repeat its command as it "
+                "was, or choose another --out."
             )
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}}
         for key, value in tensors.items():
@@ -365,6 +369,11 @@ def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> 
         torch.set_float32_matmul_precision("high")
     if store is not None:
         trainer.resume(store)
+        if trainer.workers.disagree(trainer.step):
+            raise CheckpointError(
+                f"Workers have read different checkpoints (rank {trainer.workers.rank}: step {trainer.step}). Do all "
+                "see the same output folder? If one of its checkpoints is damaged, delete that folder."
+            )
     while not trainer.finished:
         trainer.train_step()
         step = trainer.step

@@ -98,8 +98,8 @@ def resolve_dates(
     periods = int((wanted - first) // np.timedelta64(period_days, "D")) + 1
     if periods < 2:
         raise DataError(
-            f"The data begins on {first} and has sales until {last_sold}: there is nothing to learn from until {wanted}. "
-            "Give a later --until, or more history."
+            f"The data begins on {first} and has sales until {last_sold}: there is nothing to learn from until "
+            f"{wanted}. Give a later --until, or more history."
         )
     return config.resolve(period_days, periods), first + np.timedelta64((periods - 1) * period_days, "D")
 

@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TEXT_LENGTH = 2000
+"""Bytes of a message that workers share."""
+
 
 class Workers:
     """The workers of this process group, or this process alone."""
@@ -27,6 +30,23 @@ class Workers:
         shared = values.detach().to(device, copy=True)
         dist.all_reduce(shared, op=operation)
         return shared.to(values.device)
+
+    def disagree(self, number: int) -> bool:
+        """Whether a number is not the same on all workers."""
+        value = torch.tensor(float(number), dtype=torch.float64)
+        return bool(self.reduce(value, "max") != self.reduce(value, "min"))
+
+    def first_text(self, text: str) -> str:
+        """The text of the first worker that has one, on every worker; all must call at the same time."""
+        if self.size == 1:
+            return text
+        letters = torch.zeros(self.size, TEXT_LENGTH, dtype=torch.int32)
+        own = torch.tensor(list(text.encode()[:TEXT_LENGTH]), dtype=torch.int32)
+        letters[self.rank, : len(own)] = own
+        for row in self.reduce(letters, "sum"):
+            if row.any():
+                return bytes(row[row > 0].tolist()).decode(errors="replace")
+        return ""
 
     def reduce_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replace each gradient by its sum over the workers, in one flat message; a missing one counts as zero."""

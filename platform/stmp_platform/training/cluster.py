@@ -111,7 +111,7 @@ def stop_on_our_errors() -> UserCallback:
             for rank, error in sorted(worker_exceptions.items()):
                 first = str(error).strip().splitlines()[:1]
                 logging.getLogger("stmp.training").warning(
-                    "Worker %d has failed (%s: %s); all are started again from the newest checkpoint if attempts are left.",
+                    "Worker %d has failed (%s: %s); if attempts are left, all start again from the newest checkpoint.",
                     rank, type(error).__name__, *(first or ["no message"]),
                 )  # fmt: skip
 
@@ -129,8 +129,8 @@ def our_error(error: Exception, max_failures: int) -> StmpError:
         return TrainingError(f"Ray Train has failed: {error}. Repeat the command to go on from the newest checkpoint.")
     last = "; ".join(f"rank {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items()))
     return TrainingError(
-        f"Workers have failed {max_failures + 1} times, the last time with {last}. Repeat the command to go on from the "
-        "newest checkpoint; if workers run out of memory, use more machines or a smaller train.batch_regions."
+        f"Workers have failed {max_failures + 1} times, the last time with {last}. Repeat the command to go on from "
+        "the newest checkpoint; if workers run out of memory, use more machines or a smaller train.batch_regions."
     )
 
 
@@ -164,8 +164,8 @@ def _resources(workers: int, gpu: bool) -> dict[str, float]:
     if gpu and gpus < workers:
         if single:
             raise ConfigError(
-                f"--gpu with {workers} workers asks for {workers} GPUs, and Ray sees {gpus:g}. Use fewer workers, leave "
-                "--gpu out, or train on a cluster."
+                f"--gpu with {workers} workers asks for {workers} GPUs, and Ray sees {gpus:g}. Use fewer workers, "
+                "leave --gpu out, or train on a cluster."
             )
         logger.warning("Waiting for %d GPUs; the cluster has %g now.", workers, gpus)
     # Workers may share cores on one machine; a cluster may still grow to what is asked.

@@ -59,9 +59,10 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.description}"),
         )
-        with Bar(*columns, console=Console(stderr=True)) as bar:
+        with Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
             task = bar.add_task("", total=self._steps)
-            seen, losses = -1, {}
+            seen = -1
+            losses: dict[str, float] = {}
             while True:
                 ended = self._ended.is_set()
                 try:

@@ -1,0 +1,86 @@
+"""The same tasks give the same training, however many workers share them; process groups of gloo, without Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stmp.data.episodes import Episode
+from stmp.learning.meta import MetaTrainer
+from stmp.learning.validation import Split
+from tests.training import SCENES, failure, furthest, gradients, on_workers, small_panel, to_numpy, trainer_of, weights
+
+
+def some_steps() -> dict[str, Any]:
+    """What ten steps of each scene come to, on each worker."""
+    return {name: ten_steps(trainer_of(**scene)) for name, scene in SCENES.items()}
+
+
+def ten_steps(trainer: MetaTrainer) -> dict[str, Any]:
+    trainer.train_step()
+    found: dict[str, Any] = {"gradient": gradients(trainer), "rows": rows_of(trainer)}
+    found["loss"] = {key: value[0] for key, value in trainer.sums.items() if key.endswith("/loss")}
+    for _ in range(9):
+        trainer.train_step()
+    return {**found, "weights": weights(trainer), "validation": trainer.validate()}
+
+
+def rows_of(trainer: MetaTrainer, steps: int = 4) -> list[list[tuple[Any, ...]]]:
+    """The tasks that this worker draws at some steps, in words that do not depend on its shard."""
+    drawn: list[list[tuple[Any, ...]]] = []
+    for step in range(steps):
+        episode = trainer.sampler.draw(step)
+        names = trainer.history.panel.regions
+        drawn.append([] if episode is None else [task(episode, row, names) for row in range(len(episode.region))])
+    return drawn
+
+
+def task(episode: Episode, row: int, names: np.ndarray) -> tuple[Any, ...]:
+    tensors = (episode.start, episode.end, episode.target, episode.origin, episode.support, episode.support_valid)
+    return (str(names[int(episode.region[row])]), *(repr(t[row].tolist()) for t in tensors))
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return to_numpy(some_steps())
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return on_workers(request.param, some_steps)
+
+
+# However many workers
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_workers_make_the_steps_of_one(scene: str, alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
+    one, first = alone[scene], together[0][scene]
+    assert furthest(one["loss"], first["loss"])[0] < 1e-5
+    assert furthest(one["gradient"], first["gradient"])[0] < 2e-4, furthest(one["gradient"], first["gradient"])
+    assert furthest(one["weights"], first["weights"])[0] < 2e-4, furthest(one["weights"], first["weights"])
+    assert furthest(one["validation"], first["validation"])[0] < 1e-4
+    assert any(np.abs(g).max() > 0 for g in one["gradient"].values())
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_all_workers_end_with_the_same_weights(scene: str, together: list[dict[str, Any]]) -> None:
+    for other in together[1:]:
+        assert furthest(together[0][scene]["weights"], other[scene]["weights"])[0] == 0
+
+
+@pytest.mark.parametrize("scene", list(SCENES))
+def test_workers_share_out_the_tasks_of_one(scene: str, alone: dict[str, Any], together: list[dict[str, Any]]) -> None:
+    for step, whole in enumerate(alone[scene]["rows"]):
+        parts = [worker[scene]["rows"][step] for worker in together]
+        assert all(parts), "a worker has nothing to do"
+        assert sorted(row for part in parts for row in part) == sorted(whole)
+
+
+def test_all_workers_stop_with_the_message_of_the_one_that_knows() -> None:
+    region = int(Split.of(14, 0.1).train[-1])  # the second worker's
+    first, second = on_workers(2, failure, region)
+    assert first == second
+    assert "rank 1" in first and small_panel().regions[region] in first
