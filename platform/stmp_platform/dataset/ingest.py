@@ -100,6 +100,7 @@ def _write(engine: Engine, plan: Plan, folder: Folder, generation: str, revise: 
     for table in writer.groups.values():
         survey.table_rows(table)
     writer.write_buckets(survey)
+    writer.tell()
     plan.findings.raise_errors()
     survey.finish()
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stmp_platform.dataset.checks import EXAMPLES, Findings, note_duplicates
+from stmp_platform.dataset.checks import EXAMPLES
 
 
 @dataclass
 class Merged:
-    """The rows that stay, and how many did not."""
+    """The rows that stay.
+
+    Attributes
+    ----------
+    table
+        Sorted, without the rows that were delivered twice.
+    duplicates
+        New rows that share all keys with another new row; if there are any the table is as it was.
+    conflicts
+        New rows that contradict old ones.
+    examples
+        Some of the conflicts.
+    """
 
     table: pa.Table
-    duplicates: int
-    conflicts: int
-    examples: list[dict[str, Any]]
+    duplicates: int = 0
+    conflicts: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 def merge_rows(
@@ -32,20 +44,18 @@ def merge_rows(
     with a date after `plan_after`. Any other difference is a conflict, whose new row is kept and counted.
     """
     if table.num_rows < 2:
-        return Merged(table, 0, 0, [])
+        return Merged(table)
     same = np.ones(table.num_rows - 1, bool)
     for key in keys:
         same &= _equal_to_previous(table[key])
     if not same.any():
-        return Merged(table, 0, 0, [])
+        return Merged(table)
     second = np.flatnonzero(same) + 1
     is_new = np.asarray(table["_new"].combine_chunks().to_numpy(zero_copy_only=False))
     pair = second[is_new[second] & ~is_new[second - 1]]
     double = second[~(is_new[second] & ~is_new[second - 1])]
     if len(double):
-        rows = table.take(double[:EXAMPLES]).select(list(keys)).to_pylist()
-        return Merged(table, len(double), 0, rows)
-
+        return Merged(table, duplicates=len(double))
     old, new = table.take(pair - 1), table.take(pair)
     equal = np.ones(len(pair), bool)
     for name in values:
@@ -53,7 +63,8 @@ def merge_rows(
     if target is not None:
         plan = np.asarray(old[target].is_null().combine_chunks().to_numpy(zero_copy_only=False))
     elif plan_after is not None:
-        plan = old["_date"].combine_chunks().to_numpy().astype("datetime64[D]") > plan_after
+        days = old["_date"].combine_chunks().cast(pa.int32()).to_numpy(zero_copy_only=False)
+        plan = days > int(plan_after.astype("datetime64[D]").astype(np.int64))
     else:
         plan = np.zeros(len(pair), bool)
     conflict = ~equal & ~plan
@@ -90,24 +101,7 @@ def _differences(
     for before, after in zip(old.take(rows).to_pylist(), new.take(rows).to_pylist(), strict=True):
         changed = [name for name in values if before[name] != after[name]]
         found.append(
-            {key.lstrip("_"): str(before[key]) for key in keys}
+            {key: before[key] for key in keys}
             | {name: f"{before[name]} in the dataset, now {after[name]}" for name in changed}
         )
     return found
-
-
-def note_merge(findings: Findings, label: str, merged: Merged, revise: bool) -> None:
-    """Tell what a merge found: duplicates, and contradictions unless they are wanted."""
-    if merged.duplicates:
-        rows = [{key.lstrip("_"): str(value) for key, value in row.items()} for row in merged.examples]
-        # each group of equal keys has one row more than its duplicates; the second rows are what can be counted here
-        note_duplicates(findings, label, merged.duplicates, rows)
-    if merged.conflicts and not revise:
-        findings.error(
-            label,
-            None,
-            f"{merged.conflicts:,} rows contradict what the dataset holds for the same keys and date",
-            "Append with --revise to replace the old values.",
-            count=merged.conflicts,
-            examples=merged.examples,
-        )

@@ -26,6 +26,7 @@ from stmp_platform.dataset.manifest import Fault, Manifest
 from stmp_platform.dataset.raw import Engine, RawTable, open_table, unreadable
 from stmp_platform.dataset.reading import (
     Fact,
+    check_fill,
     read_calendar,
     read_covariates,
     read_regions,
@@ -144,6 +145,7 @@ def _check(
         events, scopes, more = read_calendar(engine, spec, raws["calendar"], findings, old, week_day)
         facts += more
     same_kinds(facts, findings)
+    check_fill(spec, facts, findings)
     if known_regions is not None and facts and facts[0].name == "sales":
         in_old = set(_old_regions(engine, old_tables)["_region"]) if old_tables else set()
         unknown_regions(engine, facts[0], set(known_regions["_region"]) | in_old, findings)
@@ -304,8 +306,11 @@ def _axis(spec: DatasetSpec, facts: list[Fact], first: np.datetime64 | None, las
     if first is None or last is None:
         raise ConfigError("the sales table holds no sales")
     history = int(period_index(np.asarray([last]), first, spec.frequency)[0]) + 1
+    # a calendar alone, known for years ahead, does not stretch the axis: its values are there when more is asked for
     ahead = [
-        fact.last for fact in facts if fact.last is not None and any(value.role == "known" for value in fact.values)
+        fact.last
+        for fact in facts
+        if fact.last is not None and fact.name != "calendar" and any(value.role == "known" for value in fact.values)
     ]
     known = max([int(period_index(np.asarray([day]), first, spec.frequency)[0]) + 1 for day in ahead], default=history)
     limit = history + (spec.horizon or KNOWN_AHEAD[period_unit(spec.frequency)])

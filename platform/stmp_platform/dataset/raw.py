@@ -243,7 +243,7 @@ def _csv_as_parquet(engine: Engine, label: str, files: list[tuple[Folder, str]])
 
 def _csv_header(folder: Folder, path: str) -> tuple[list[str], str]:
     with folder.fs.open(path, "rb", compression="infer") as file:
-        line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
+        line = file.readline().decode("utf-8-sig").rstrip("\r\n")
     if not line.strip():
         raise ValueError(f"{path} has no header line")
     delimiter = max((",", ";", "\t", "|"), key=line.count)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stmp.data.calendar import period_unit
+from stmp.data.calendar import period_index, period_unit
 from stmp_platform.dataset.checks import (
     EXAMPLES,
     FactSource,
@@ -150,9 +150,30 @@ def read_sales(
     values = _values(engine, raw, columns, old)
     source = FactSource("sales", raw, {"_region": table.region}, table.series, table.date, values)
     stats = check_facts(engine, source, spec.frequency, findings, _old_week_day(old))
+    _stray_dates(engine, source, stats, spec.frequency, findings)
     if stats.rows and stats.last_sale is None and old is None and table.target in raw.types and not findings.errors:
         findings.error("sales", table.target, "holds no value at all", "Name the column that holds what was sold.")
     return [Fact("sales", ["_region"], table.series is not None, values, source, stats)]
+
+
+def _stray_dates(engine: Engine, source: FactSource, stats: FactStats, frequency: str, findings: Findings) -> None:
+    """A mistyped year would stretch the time axis, and with it all tensors, over centuries."""
+    if stats.first is None or stats.last is None:
+        return
+    day = source.raw.day(source.date)
+    span = int(period_index(np.asarray([stats.last]), stats.first, frequency)[0]) + 1
+    found = engine.run(f"SELECT count(DISTINCT {day}) FROM {source.raw.source}")[0][0]
+    if span <= 3 * found + 366:
+        return
+    ends = f"{day} IN (DATE '{stats.first}', DATE '{stats.last}')"
+    findings.error(
+        source.label,
+        source.date,
+        f"the dates run from {stats.first} to {stats.last}, {span:,} periods, of which only {found:,} have rows",
+        "Look for mistyped years.",
+        count=span - found,
+        examples=source.examples(engine, ends),
+    )
 
 
 def _old_week_day(old: Manifest | None) -> int | None:
@@ -187,7 +208,7 @@ def read_covariates(
     keys = {"_region": sales.region} if sales.region in table.keys else {key: key for key in spec.join_keys(table)}
     series = sales.series if sales.series in table.keys else None
     source = FactSource(f"covariates-{number}", raw, keys, series, sales.date, values)
-    stats = check_facts(engine, source, spec.frequency, findings, week_day)
+    stats = check_facts(engine, source, spec.frequency, findings, week_day, may_be_empty=old is not None)
     return [Fact(source.name, list(keys), series is not None, values, source, stats)]
 
 
@@ -213,7 +234,9 @@ def read_calendar(
     keys = {"_scope": table.scope} if table.scope else {}
     source = FactSource("calendar", raw, keys, None, table.date, values, where)
     # events may fall on any day; values must fit the grid of the sales
-    stats = check_facts(engine, source, spec.frequency if values else "D", findings, week_day if values else None)
+    stats = check_facts(
+        engine, source, spec.frequency if values else "D", findings, week_day if values else None, old is not None
+    )
     if values:
         check_duplicates(engine, source, findings)
     scope = _scope_sql(spec, raw)
@@ -292,4 +315,18 @@ def same_kinds(facts: list[Fact], findings: Findings) -> None:
                     value.name,
                     f"is {value.kind} here, but {kind} in {label}",
                     "Use one type for a column that several tables hold.",
+                )
+
+
+def check_fill(spec: DatasetSpec, facts: list[Fact], findings: Findings) -> None:
+    """Note values under `fill` that are no numbers, for columns of numbers."""
+    for fact in facts:
+        for value in fact.values:
+            wanted = spec.fill.get(value.name)
+            if value.kind == "number" and isinstance(wanted, str):
+                findings.error(
+                    fact.source.label,
+                    value.name,
+                    f"holds numbers, but dataset.yaml fills it by '{wanted}'",
+                    "Name a number under fill.",
                 )

@@ -291,10 +291,8 @@ def _as_value(column: Column) -> float:
             (column.vocabulary or []).index(str(column.fill)) if str(column.fill) in (column.vocabulary or []) else -1
         )
         return float(found)
-    try:
-        return float(column.fill)  # type: ignore[arg-type]  # a scalar that is no number raises
-    except (TypeError, ValueError):
-        raise DataError(f"fill: '{column.fill}' is no number, but column '{column.name}' holds numbers") from None
+    assert column.fill is not None, "only columns with a fill are filled by it"
+    return float(column.fill)
 
 
 def _closed(

@@ -23,8 +23,9 @@ from stmp_platform.dataset.arrays import (
     scatter_table,
     spread,
 )
+from stmp_platform.dataset.checks import EXAMPLES, check_duplicates
 from stmp_platform.dataset.manifest import DataFile
-from stmp_platform.dataset.merge import merge_rows, note_merge
+from stmp_platform.dataset.merge import merge_rows
 from stmp_platform.dataset.plan import Plan, scope_columns
 from stmp_platform.dataset.raw import Engine, name_sql, text_sql
 from stmp_platform.dataset.reading import Fact, fact_select
@@ -41,6 +42,9 @@ class Written:
     files: list[DataFile] = field(default_factory=list)
     rows: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
+    duplicates: int = 0
+    conflicts: int = 0
+    examples: list[dict[str, Any]] = field(default_factory=list)  # of the conflicts
 
 
 class Writer:
@@ -78,7 +82,9 @@ class Writer:
             table = self.engine.arrow(f"SELECT * FROM ({self._rows(fact)}) ORDER BY {order}, _new")
             table = self._merged(fact, table, keys, names)
             self.groups[fact.name] = table
-            self._store(fact, f"{fact.name}.parquet", table, keys, names, bucket=None)
+            # calendar.parquet holds the events
+            file = "calendar-known.parquet" if fact.name == "calendar" else f"{fact.name}.parquet"
+            self._store(fact, file, table, keys, names, bucket=None)
 
     def _rows(self, fact: Fact) -> str:
         sql = f"SELECT *, true AS _new FROM ({fact_select(self.plan.spec, fact)})"
@@ -89,8 +95,39 @@ class Writer:
         target = next((value.name for value in fact.values if value.role == "target"), None)
         after = np.datetime64(old.last_sales_date, "D") if old is not None else None
         merged = merge_rows(table, keys, names, after, target)
-        note_merge(self.plan.findings, fact.source.label, merged, self.revise)
+        written = self.written[fact.name]
+        written.duplicates += merged.duplicates
+        written.conflicts += merged.conflicts
+        written.examples += merged.examples[: EXAMPLES - len(written.examples)]
         return merged.table
+
+    def tell(self) -> None:
+        """Note the duplicates and, unless they are wanted, the contradictions that sorting brought to light."""
+        for fact in self.plan.facts:
+            written = self.written[fact.name]
+            if written.duplicates:
+                check_duplicates(self.engine, fact.source, self.plan.findings)
+            if written.conflicts and not self.revise:
+                self.plan.findings.error(
+                    fact.source.label,
+                    None,
+                    f"{written.conflicts:,} rows contradict what the dataset holds for the same keys and date",
+                    "Append with --revise to replace the old values.",
+                    count=written.conflicts,
+                    examples=[self._in_words(row) for row in written.examples],
+                )
+
+    def _in_words(self, row: dict[str, Any]) -> dict[str, Any]:
+        """An example with ids in the place of numbers."""
+        words: dict[str, Any] = {}
+        for key, value in row.items():
+            if key == "_r":
+                words["region"] = self.region_ids[value]
+            elif key == "_s":
+                words |= {"series": self.plan.series[value]} if len(self.plan.series) > 1 else {}
+            else:
+                words[key.lstrip("_")] = str(value)
+        return words
 
     # --- tables by region: as large as they come ---------------------------------------------------------------------
 
