@@ -60,6 +60,8 @@ class LocalCheckpoints:
         publish_folder(self.folder / step_name(step), write)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / step_name(old))
+        for left in self.folder.glob(".step-*"):  # by a process that was killed while it wrote
+            shutil.rmtree(left)
 
     def steps(self) -> list[int]:
         """Steps of all checkpoints, the newest last."""

@@ -81,7 +81,8 @@ def test_queries_are_balanced_over_day_types(temperature: float, power: float) -
                 types = panel.day_type[episode.region].gather(1, episode.target)[episode.query_valid]
                 drawn += np.bincount(types.numpy(), minlength=3)
         # A young region may have had no festival yet, and a step that holds one type draws that type alone.
-        assert np.abs(drawn / drawn.sum() - wanted).max() < 0.08, (view, drawn / drawn.sum(), wanted)
+        room = 0.12 if view == "spatial" else 0.06
+        assert np.abs(drawn / drawn.sum() - wanted).max() < room, (view, drawn / drawn.sum(), wanted)
 
 
 def test_a_spatial_step_holds_one_day_type_where_regions_have_it() -> None:
