@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from jobs.load import load_forecaster
 from jobs.screen import say, table, warn
-from stmp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stmp.data.panel import Panel
     from stmp.evaluation.result import Backtest
     from stmp.forecast import Predictor
-    from stmp.forecaster import Forecaster
 
-BASELINES = ("seasonal_naive", "same_festival_last_year", "ets", "lightgbm")
 SHOWN = ("wape", "mse", "bias", "wql", "coverage_80")
 
 
@@ -50,7 +44,7 @@ def backtest(
     report : Path, optional
         Folder for the report page, its pictures and the numbers.
     baselines : sequence of str, optional
-        Only these of BASELINES; ``none`` for none.
+        Only these; ``none`` for none.
     seed : int
         Of the bootstrap and of LightGBM.
 
@@ -61,8 +55,8 @@ def backtest(
     DataError
         If a date lies outside the data.
     """
-    names = _names(baselines)
     from stmp.evaluation.backtest import backtest as run_backtest
+    from stmp.evaluation.baselines import NAMES, make_baselines
     from stmp_platform.dataset import load_manifest, read_panel
     from stmp_platform.settings import Settings
 
@@ -71,59 +65,37 @@ def backtest(
     forecaster = load_forecaster(model, settings)
     panel = read_panel(data)
     steps = horizon or forecaster.horizon
-    predictors: dict[str, Predictor] = {"stmp": forecaster}
-    for name in names:
-        predictors[name] = _baseline(name, forecaster, panel, start, steps, seed)
+    names = [] if "none" in (baselines or ()) else list(baselines or NAMES)
+    if "lightgbm" in names:
+        say("Fitting LightGBM on the regions and days that the model has learned from")
+    others = make_baselines(
+        panel,
+        min(pd.Timestamp(forecaster.trained_until), pd.Timestamp(start)),
+        steps,
+        names=names,
+        regions=forecaster.trained_regions or None,
+        levels=forecaster.config.model.levels,
+        seed=seed,
+    )
+    predictors: dict[str, Predictor] = {"stmp": forecaster, **others}
     result = run_backtest(predictors, panel, start, last, steps, step, seed=seed)
     for text in result.warnings:
         warn(text)
-    _print(result)
     content = result.to_dict() | {"model": forecaster.provenance.version}
+    _print(content)
     if report is not None:
         content["report"] = _report(result, panel, model, report)
         say(f"Report: {content['report']}")
     return content
 
 
-def _names(baselines: Sequence[str] | None) -> tuple[str, ...]:
-    if not baselines:
-        return BASELINES
-    if "none" in baselines:
-        return ()
-    unknown = sorted(set(baselines) - set(BASELINES))
-    if unknown:
-        raise ConfigError(f"There are no baselines {unknown}; there are {', '.join(BASELINES)}, or `none`.")
-    return tuple(name for name in BASELINES if name in baselines)
-
-
-def _baseline(name: str, forecaster: Forecaster, panel: Panel, start: str, horizon: int, seed: int) -> Predictor:
-    """Make a baseline; one that learns gets the regions and days that the model has learned from."""
-    from stmp.evaluation.baselines import ETS, LightGBM, SameFestivalLastYear, SeasonalNaive
-
-    levels = forecaster.config.model.levels
-    made: dict[str, Callable[[], Any]] = {
-        "seasonal_naive": lambda: SeasonalNaive(levels=levels),
-        "same_festival_last_year": lambda: SameFestivalLastYear(levels=levels),
-        "ets": lambda: ETS(levels=levels),
-        "lightgbm": lambda: LightGBM(levels=levels, seed=seed, threads=len(os.sched_getaffinity(0))),
-    }
-    baseline: Any = made[name]()
-    if name == "lightgbm":
-        seen = np.flatnonzero(np.isin(panel.regions.astype(str), forecaster.trained_regions))
-        until = min(pd.Timestamp(forecaster.trained_until), pd.Timestamp(start))
-        say(f"Fitting LightGBM on {len(seen):,} regions up to {until.date()}")
-        baseline.fit(panel.select(seen if len(seen) else np.arange(len(panel.regions))), until, horizon)
-    found: Predictor = baseline
-    return found
-
-
-def _print(result: Backtest) -> None:
+def _print(content: dict[str, Any]) -> None:
     """WAPE by slice for every model, and all metrics of the model."""
-    content = result.to_dict()
     models = {"stmp": content["slices"], **content["baselines"]}
     slices = [name for name, values in content["slices"].items() if values["n"]]
     settings = content["settings"]
-    title = f"WAPE, {settings['horizon']} periods ahead from {settings['origins']} origins, {settings['start']} to {settings['end']}"
+    when = f"{settings['origins']} origins, {settings['start']} to {settings['end']}"
+    title = f"WAPE, {settings['horizon']} periods ahead from {when}"
     table(("model", *slices), [(name, *(found[s]["wape"] for s in slices)) for name, found in models.items()], title)
     rows = [(name, content["slices"][name]["n"], *(content["slices"][name][m] for m in SHOWN)) for name in slices]
     table(("stmp", "n", *SHOWN), rows)

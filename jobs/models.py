@@ -6,7 +6,6 @@ from typing import Any
 
 from jobs.screen import say, table
 
-
 VALIDATION = "validation/"
 
 

@@ -41,7 +41,7 @@ def walked(stmp: Stmp) -> dict[str, Any]:
 
 def test_ingest_and_describe_tell_what_is_there(walked: dict[str, Any]) -> None:
     described = walked["describe"]
-    assert described["regions"] == 12
+    assert described["regions"]["count"] == 12
     assert described["fingerprint"] == walked["ingest"]["fingerprint"]
     assert set(described["day_types"]) >= {"weekday", "weekend", "festival"}
 
@@ -89,6 +89,18 @@ def test_forecast_as_csv_is_the_same(stmp: Stmp, walked: dict[str, Any]) -> None
     assert left["mean"].to_numpy() == pytest.approx(right["mean"].to_numpy(), rel=1e-5)
 
 
+def test_forecast_beyond_the_data_needs_what_is_known_then(stmp: Stmp, walked: dict[str, Any]) -> None:
+    command = ("forecast", "--data", "data", "--model", "run", "--horizon", "7", "--out", "f.csv")
+    assert "--known" in stmp.refused(*command)
+    days = pd.date_range("2023-01-01", periods=7)
+    known = pd.DataFrame({"date": days, "promo": 0, "price": 9.0, "open": [1, 1, 1, 0, 1, 1, 1]})
+    known.to_csv(stmp.folder / "known.csv", index=False)
+    stmp.ok(*command, "--known", "known.csv")
+    frame = pd.read_csv(stmp.folder / "f.csv", parse_dates=["date"])
+    assert len(frame) == 12 * 7
+    assert set(frame.loc[frame["mean"] == 0, "date"]) == {days[3]}, "closed days sell nothing"
+
+
 def test_models_lists_the_version(walked: dict[str, Any]) -> None:
     (version,) = walked["models"]["versions"]
     assert version["uri"] == "models:/city/1"
@@ -97,6 +109,6 @@ def test_models_lists_the_version(walked: dict[str, Any]) -> None:
 
 def test_nothing_but_results_is_left(stmp: Stmp, walked: dict[str, Any]) -> None:
     left = {p.name for p in stmp.folder.iterdir() if p.suffix != ".json"}
-    assert left == {"data", "run", "report", "f.parquet", "f.csv", "mlflow.db", "mlartifacts"} | (left & {"f.csv"}), (
-        f"unexpected files: {left}"
-    )
+    assert left == {"data", "run", "report", "f.parquet", "f.csv", "known.csv", "mlflow.db", "mlartifacts"} | (
+        left & {"f.csv"}
+    ), f"unexpected files: {left}"
