@@ -130,6 +130,8 @@ print("done", tracker.finish().complete, flush=True)
         [*arguments, str(written - 5), str(written + 20)], capture_output=True, text=True, check=True
     )
     assert ended.stdout.endswith("done True\n")
+    assert "http" not in ended.stdout  # MLflow would print addresses of runs
+    assert ended.stderr == ""
     run_id = json.loads(Path(out, "run.json").read_text())["mlflow_run_id"]
     assert steps(sqlite_server.uri, run_id, "spatial/loss") == list(range(1, written + 20))
     assert MlflowClient(sqlite_server.uri).get_run(run_id).info.status == "FINISHED"
