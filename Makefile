@@ -23,7 +23,7 @@ test: lint pandas3  ## lint, types, import rules, then all tests: unit, integrat
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 pandas3: $(VENV)/.pandas3  ## the unit tests once more, with pandas 3 in place of the pandas 2.3 that statsforecast asks for
-	PYTHONPATH=$(CURDIR)/$(VENV)/pandas3 $(BIN)/python -m pytest -q -o addopts="--strict-markers --import-mode=importlib" tests/unit
+	PYTHONPATH=$(CURDIR)/$(VENV)/pandas3 $(BIN)/python -m pytest -q -o addopts="--strict-markers --import-mode=importlib" --disable-warnings tests/unit
 
 lint: $(VENV)/.dev  ## ruff, mypy and import-linter
 	@mkdir -p build
