@@ -30,3 +30,25 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlflow
             server = MlflowServer(uri, tmp_path_factory.mktemp("mlflow_postgres")).start()
             yield server
             server.kill()
+
+
+@pytest.fixture(scope="session")
+def city(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the dataset of a synthetic city, small enough to train on in seconds."""
+    return make_city(tmp_path_factory.mktemp("city"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def other_city(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the dataset of another city of the same size."""
+    return make_city(tmp_path_factory.mktemp("other_city"), seed=2)
+
+
+def make_city(folder: Path, seed: int) -> str:
+    """Write and ingest a synthetic city."""
+    from stmp_platform.dataset import ingest
+    from stmp_platform.dataset.sources.prepare import prepare_source
+
+    spec = prepare_source("synthetic", folder / "raw", regions=14, years=1.5, seed=seed)
+    ingest(spec, str(folder / "data"))
+    return str(folder / "data")

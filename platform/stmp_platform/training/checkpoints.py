@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,8 @@ def publish(folder: Folder, name: str, write: Callable[[Path], None], marker: st
         The file whose presence says, on object storage, that all others are there.
     """
     if folder.local:
+        for left in Path(folder.path).glob(f".{name}.*"):  # by a process that was killed while it wrote
+            shutil.rmtree(left)
         publish_folder(Path(folder.path) / name, write)
     else:
         upload_folder(folder, name, write, marker)
