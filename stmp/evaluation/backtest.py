@@ -220,10 +220,11 @@ def _kept_regions(panel: Panel, keep: Sequence[str] | int, origin: int) -> list[
     """By name, or spread over the levels of sales: chosen before any forecast is made, so not the best ones."""
     if not isinstance(keep, int):
         return [str(r) for r in keep]
-    known = panel.observed[:, : origin + 1].any(dim=2).float().mean(dim=1).cpu().numpy()
+    lately = slice(max(0, origin - 90), origin + 1)
+    known = panel.observed[:, lately].any(dim=2).float().mean(dim=1).cpu().numpy()
     level = panel.sales[:, : origin + 1].sum(dim=(1, 2)).cpu().numpy()
     order = np.argsort(level, kind="stable")
-    order = order[known[order] > 0.5 * known.max()]  # a region with a history to look at
+    order = order[known[order] > 0.5 * known.max()]  # a region that sells nowadays
     places = ((np.arange(min(keep, len(order))) + 0.5) / max(min(keep, len(order)), 1) * len(order)).astype(int)
     return [str(panel.regions[i]) for i in order[places]]
 

@@ -19,7 +19,8 @@ and its points are counted in ``unscaled``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -236,16 +237,29 @@ def resample(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     -------
     ndarray [draws, ...]
     """
-    regions = len(sums)
-    rng = np.random.default_rng(seed)
-    flat = sums.reshape(regions, -1)
-    block = max(1, 20_000_000 // max(regions, 1))  # at most 160 MB of weights at a time
-    parts = []
-    for start in range(0, draws, block):
-        size = min(block, draws - start)
-        weights = rng.multinomial(regions, np.full(regions, 1.0 / regions), size=size).astype(np.float64)
-        parts.append(weights @ flat)
+    flat = sums.reshape(len(sums), -1)
+    parts = [weights @ flat for weights in _weights(len(sums), draws, seed)]
     return np.concatenate(parts).reshape(draws, *sums.shape[1:])
+
+
+def _weights(regions: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each region is drawn, in blocks [draws', R] of at most 32 MB."""
+    block = max(1, 4_000_000 // max(regions, 1))
+    if block >= draws:
+        yield _drawn(regions, draws, seed)
+        return
+    for start in range(0, draws, block):
+        yield _draw(regions, min(block, draws - start), np.random.default_rng((seed, start)))
+
+
+def _draw(regions: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.multinomial(regions, np.full(regions, 1.0 / regions), size=draws).astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _drawn(regions: int, draws: int, seed: int) -> np.ndarray:
+    """Weights that the many tables of one report share."""
+    return _draw(regions, draws, np.random.default_rng((seed, 0)))
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> list[float] | None:

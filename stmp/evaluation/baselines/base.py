@@ -23,6 +23,10 @@ class Rows:
     ----------
     panel : Panel
         One series a row; T reaches to the last day of the horizon.
+    shape : tuple of int
+        Regions and series of the panel that the rows were made of.
+    region_of : ndarray of int [N]
+        Position of each row's region in the panel it was made of.
     origin : int
         Position of the last day whose sales are known; the horizon is ``origin + 1 .. origin + horizon``.
     sales, observed, closed : ndarray [N, T]
@@ -30,6 +34,8 @@ class Rows:
     """
 
     panel: Panel
+    shape: tuple[int, int]
+    region_of: np.ndarray
     origin: int
     horizon: int
     sales: np.ndarray
@@ -53,9 +59,12 @@ class Rows:
                 f"A forecast of {horizon} periods from {panel.dates[at]} needs the calendar up to then, but the "
                 f"panel's dates end on {panel.dates[-1]}. Read it with a later `end`, or choose a shorter horizon."
             )
-        rows = panel.until(panel.dates[at]).split_series()
+        known = panel.until(panel.dates[at])
+        rows = known.split_series()
         return cls(
             panel=rows,
+            shape=(panel.shape[0], panel.shape[2]),
+            region_of=known.series_rows()[0],
             origin=at,
             horizon=horizon,
             sales=rows.sales[:, :, 0].cpu().numpy(),
