@@ -24,7 +24,7 @@ HEAD = """# Configuration
 
 A training is configured by a preset and by settings that change it:
 
-```bash
+```text
 stmp train --data data/city --preset product --set train.max_steps=500 --set model.hidden=32 --out runs/small
 ```
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+import stmp
 from tests.e2e.conftest import Stmp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +26,26 @@ def commands(page: Path) -> list[str]:
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if commands(page)]
 
 
+def test_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    small = stmp.Config.from_mapping({}, ["train.max_steps=3", "model.hidden=8", "model.horizon=14"])
+    full_training = stmp.train
+    monkeypatch.setattr(stmp, "train", lambda panel, **given: full_training(panel, small, **given), raising=False)
+    days = pd.date_range("2021-12-01", "2022-12-20")
+    level = 100 + 20 * np.sin(np.arange(len(days)) * 2 * np.pi / 7)
+    sales = pd.concat(pd.DataFrame({"unique_id": f"r{r}", "ds": days, "y": level * (r + 1)}) for r in range(6))
+    names: dict[str, Any] = {"sales": sales.assign(promo=(sales["ds"].dt.day < 8).astype(float))}
+    exec(block, names)
+    frame = names["forecast"].to_frame()
+    assert len(frame) == 6 * 14
+    assert np.isfinite(frame["mean"]).all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    stmp = Stmp(tmp_path)
+    command = Stmp(tmp_path)
     for line in commands(page):
         program, *arguments = shlex.split(line)
         assert program == "stmp", f"{page.name}: only `stmp` commands are run; show '{line}' in a text block"
-        stmp.ok(*arguments)
+        command.ok(*arguments)
