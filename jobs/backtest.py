@@ -12,8 +12,8 @@ from jobs.load import load_forecaster
 from jobs.screen import say, table, warn
 
 if TYPE_CHECKING:
-    from stmp.evaluation.result import Backtest
     from stmp.forecast import Predictor
+    from stmp_platform.settings import Settings
 
 SHOWN = ("wape", "mse", "bias", "wql", "coverage_80")
 
@@ -61,7 +61,8 @@ def backtest(
     from stmp_platform.settings import Settings
 
     settings = Settings.from_env(tracking_uri)
-    last = end or load_manifest(data).last_sales_date
+    manifest = load_manifest(data)
+    last = end or manifest.last_sales_date
     forecaster = load_forecaster(model, settings)
     panel = read_panel(data)
     steps = horizon or forecaster.horizon
@@ -84,9 +85,33 @@ def backtest(
     content = result.to_dict() | {"model": forecaster.provenance.version}
     _print(content)
     if report is not None:
-        content["report"] = _report(result, panel, model, report)
+        from stmp_platform.report import model_card, write_report
+
+        page = write_report(
+            result,
+            panel,
+            report,
+            title=f"Backtest: {manifest.name}",
+            training=_training(model, settings),
+            model=model_card(forecaster),
+            data_warnings=[str(fault) for fault in manifest.warnings],
+        )
+        content["report"] = str(page)
         say(f"Report: {content['report']}")
     return content
+
+
+def _training(model: str, settings: Settings) -> pd.DataFrame | None:
+    """Metrics along the training, one row a step, phase and name, where the model was given as a folder."""
+    if model.startswith("models:"):
+        return None
+    from stmp_platform.tracking import MetricsLog
+
+    out = model.rstrip("/").removesuffix("/model")
+    wide = MetricsLog(out, settings).frame()
+    if wide.empty:
+        return None
+    return wide.melt(["step", "phase"], var_name="name", value_name="value").dropna(subset=["value"])
 
 
 def _print(content: dict[str, Any]) -> None:
