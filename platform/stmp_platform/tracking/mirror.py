@@ -79,9 +79,9 @@ class Mirror:
         self._send_metrics(client, state, run_id)
         if record.status != "RUNNING":
             self._send_files(client, state, run_id)
-            if record.status == "FINISHED" and record.register_as:
-                self._register(record, state, run_id)
         self._set_status(client, record, state, run_id)
+        if record.status == "FINISHED" and record.register_as:  # last: a model may be refused where a run is not
+            self._register(record, state, run_id)
         return Sent(run_id, state.step, state.version)
 
     def _ensure_run(self, client: MlflowClient, record: RunRecord, state: Forwarded) -> str:
