@@ -1,8 +1,8 @@
 """A driver that can kill itself, as a process of its own.
 
-``python -m tests.train_and_die DATA OUT WORKERS DEATH [SETTING...]``, where DEATH says where SIGKILL comes: ``step:N`` before that step, ``write:N`` in the middle of writing the N-th checkpoint,
-``publish:N`` after it was published and before older ones are forgotten, ``model`` in the middle of writing the
-finished model, ``never`` not at all.
+``python -m tests.train_and_die DATA OUT WORKERS DEATH [SETTING...]``, where DEATH says where SIGKILL comes: ``step:N``
+before that step, ``write:N`` in the middle of writing the N-th checkpoint, ``publish:N`` after it was published and
+before older ones are forgotten, ``model`` in the middle of writing the finished model, ``never`` not at all.
 """
 
 from __future__ import annotations

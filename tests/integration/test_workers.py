@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from stmp.data.episodes import Episode
+from stmp.learning.checkpoint import LocalCheckpoints
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import Split
 from tests.training import SCENES, failure, furthest, gradients, on_workers, small_panel, to_numpy, trainer_of, weights
@@ -84,3 +86,27 @@ def test_all_workers_stop_with_the_message_of_the_one_that_knows() -> None:
     first, second = on_workers(2, failure, region)
     assert first == second
     assert "rank 1" in first and small_panel().regions[region] in first
+
+
+# From one number of workers to another
+
+
+def train_until(folder: str, stop: int) -> dict[str, Any]:
+    """Train from the newest checkpoint in a folder up to a step, and leave one there."""
+    store = LocalCheckpoints(folder, keep=2)
+    trainer = trainer_of(("train.max_steps=12", "train.validate_every=4"))
+    trainer.resume(store)
+    while trainer.step < stop:
+        trainer.train_step()
+        if trainer.step % trainer.config.train.validate_every == 0:
+            trainer.validate()
+    trainer.save(store)
+    return {**trainer.weights(), **{f"own/{name}": value for name, value in weights(trainer).items()}}
+
+
+@pytest.mark.parametrize("later", [1, 3])
+def test_a_checkpoint_of_two_workers_is_gone_on_with_by_any_number(later: int, tmp_path: Path) -> None:
+    whole = to_numpy(train_until(str(tmp_path / "whole"), 12))
+    on_workers(2, train_until, str(tmp_path / "parts"), 7)
+    final = to_numpy(on_workers(later, train_until, str(tmp_path / "parts"), 12)[0])
+    assert furthest(whole, final)[0] < 2e-4, furthest(whole, final)
