@@ -54,7 +54,7 @@ ERRORS: dict[str, tuple[Change, list[str]]] = {
     "no numbers": (_set("sales", [3, 5, 8], "units", "many"), ["sales.units: 3 values are no numbers", "units: many"]),
     "infinite": (_set("sales", [3], "price", np.inf), ["sales.price: 1 values are infinite"]),
     "bad date": (_set("sales", [3, 4], "day", "the 3rd"), ["sales.day: 2 values are no dates", "day: the 3rd"]),
-    "no date": (_set("sales", [3], "day", pd.NaT), ["sales.day: 1 rows have no date"]),
+    "no date": (_set("sales", [3], "day", pd.NaT), ["sales.day: 1 rows have no day"]),
     "no region": (_set("sales", [3, 4], "shop", None), ["sales.shop: 2 rows have no shop"]),
     "no series": (_set("sales", [3], "item", None), ["sales.item: 1 rows have no item"]),
     "duplicates": (_add("sales", 2), ["sales: ", "share their keys and date", "shop: 1"]),

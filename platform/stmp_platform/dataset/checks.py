@@ -16,6 +16,7 @@ from stmp_platform.dataset.raw import Engine, RawTable, name_sql
 from stmp_platform.dataset.spec import Role
 
 EXAMPLES = 5
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class FaultyData(DataError):
@@ -187,71 +188,23 @@ def check_facts(
 
     `day_of_week` is the day on which weeks end in the sales table; other tables must agree.
     """
-    raw = source.raw
-    stamp, day = raw.stamp(source.date), raw.day(source.date)
-    key_nulls = {column: f"({raw.text(column)}) IS NULL" for column in source.keys.values()}
-    if source.series is not None:
-        key_nulls[source.series] = f"({raw.text(source.series)}) IS NULL"
-    no_date = f"({stamp}) IS NULL"
-    date_null = f"{name_sql(source.date)} IS NULL"
-    if raw.types[source.date] == "VARCHAR":
-        date_null = f"({date_null} OR trim({name_sql(source.date)}) = '')"
-    counts = {f"null:{column}": condition for column, condition in key_nulls.items()}
-    counts["date null"] = date_null
-    counts["date bad"] = f"{no_date} AND NOT {date_null}"
-    counts["time"] = f"({stamp}) <> date_trunc('day', {stamp})"
-    unit = period_unit(frequency)
-    if unit == "W":
-        counts |= {f"dow:{number}": f"isodow({day}) = {number}" for number in range(1, 8)}
-    elif unit in "MQ":
-        counts["month start"] = f"day({day}) = 1"
-        counts["month end"] = f"{day} = last_day({day})"
-    for value in source.values:
-        counts[f"bad:{value.name}"] = (
-            raw.no_number(value.name, value.boolean_text) if value.kind == "number" else "false"
-        )
-        counts[f"inf:{value.name}"] = f"isinf({source.value_sql(value)})" if value.kind == "number" else "false"
-        counts[f"null value:{value.name}"] = f"({source.value_sql(value)}) IS NULL"
-        if value.role == "target":
-            counts["negative"] = f"({source.value_sql(value)}) < 0"
-
+    raw, day, unit = source.raw, source.raw.day(source.date), period_unit(frequency)
+    counts = _conditions(source, unit)
     group = raw.text(source.keys["_region"]) if "_region" in source.keys else "NULL"
     target = [source.value_sql(value) for value in source.values if value.role == "target"]
     sold = f"({target[0]}) IS NOT NULL" if target else "false"
-    labels = list(counts)
-    sums = ", ".join(f"count_if({counts[label]}) AS c{i}" for i, label in enumerate(labels))
+    sums = "".join(f", count_if({condition}) AS c{i}" for i, condition in enumerate(counts.values()))
     frame = engine.arrow(
         f"SELECT {group} AS region, count(*) AS n, min({day}) AS first, max({day}) AS last, "
-        f"min({day}) FILTER ({sold}) AS first_sale, max({day}) FILTER ({sold}) AS last_sale, {sums} "
+        f"min({day}) FILTER ({sold}) AS first_sale, max({day}) FILTER ({sold}) AS last_sale{sums} "
         f"FROM {raw.source} WHERE {source.where} GROUP BY 1"
     ).to_pandas()
-    total = {label: int(frame[f"c{i}"].sum()) for i, label in enumerate(labels)}
+    total = {label: int(frame[f"c{i}"].sum()) for i, label in enumerate(counts)}
     rows = int(frame["n"].sum())
     if rows == 0 and not may_be_empty:
         findings.error(source.label, None, "the table is empty", "Give a table with rows.")
-
-    _note_keys(engine, source, total, key_nulls, findings)
-    if total["date null"]:
-        findings.error(
-            source.label,
-            source.date,
-            f"{total['date null']:,} rows have no date",
-            "Fill in or take out these rows.",
-            count=total["date null"],
-            examples=source.examples(engine, date_null),
-        )
-    if total["date bad"]:
-        findings.error(
-            source.label,
-            source.date,
-            f"{total['date bad']:,} values are no dates",
-            "Write dates as 2024-12-31.",
-            count=total["date bad"],
-            examples=source.examples(engine, counts["date bad"]),
-        )
-    found = _note_grid(engine, source, total, counts, unit, day_of_week, findings)
-    for value in source.values:
-        _note_value(engine, source, value, total, counts, findings)
+    found = _note_grid(engine, source, total, counts, unit, day_of_week, findings) if unit != "D" else None
+    _note_counts(engine, source, total, counts, findings)
     by_region = frame[frame["region"].notna()].set_index("region")[["n", "first", "last"]]
     return FactStats(
         rows=rows,
@@ -271,20 +224,67 @@ def _extreme(days: pd.Series, which: Literal["min", "max"]) -> np.datetime64 | N
     return np.datetime64(found.min() if which == "min" else found.max(), "D")
 
 
-def _note_keys(
-    engine: Engine, source: FactSource, total: dict[str, int], key_nulls: dict[str, str], findings: Findings
+def _conditions(source: FactSource, unit: str) -> dict[str, str]:
+    """What is counted in the scan, as SQL conditions; what a column's type rules out is not asked for."""
+    raw, date = source.raw, source.date
+    found = {}
+    for column in [*source.keys.values(), *([source.series] if source.series else [])]:
+        found[f"empty:{column}"] = f"({raw.text(column)}) IS NULL"
+    empty = f"{name_sql(date)} IS NULL"
+    if raw.types[date] == "VARCHAR":
+        empty = f"({empty} OR trim({name_sql(date)}) = '')"
+    stamp, day = raw.stamp(date), raw.day(date)
+    found[f"empty:{date}"] = empty
+    found["no date"] = f"{stamp} IS NULL AND NOT {empty}"
+    if raw.types[date] != "DATE":
+        found["time"] = f"{stamp} <> date_trunc('day', {stamp})"
+    if unit == "W":
+        found |= {f"weekday:{number}": f"isodow({day}) = {number}" for number in range(1, 8)}
+    elif unit in "MQ":
+        found["dated"] = f"{day} IS NOT NULL"
+        found["start"] = f"day({day}) = 1"
+        found["end"] = f"{day} = last_day({day})"
+    for value in source.values:
+        if value.kind == "number" and raw.types[value.name] == "VARCHAR":
+            found[f"no number:{value.name}"] = raw.no_number(value.name, value.boolean_text)
+        if value.kind == "number" and raw.types[value.name] in ("VARCHAR", "DOUBLE", "FLOAT"):
+            found[f"infinite:{value.name}"] = f"isinf({source.value_sql(value)})"
+        if value.role == "target":
+            found[f"negative:{value.name}"] = f"{source.value_sql(value)} < 0"
+    return found
+
+
+_NOTES = {  # what is said of a condition's rows, and what to do
+    "empty": ("rows have no {column}", "Fill in or take out these rows."),
+    "no date": ("values are no dates", "Write dates as 2024-12-31."),
+    "time": ("dates have a time of day", "Sum up to whole periods, or cut the time off."),
+    "no number": ("values are no numbers", "Correct them, or leave them empty where nothing was observed."),
+    "infinite": ("values are infinite", "Correct them, or leave them empty where nothing was observed."),
+    "negative": (
+        "values are negative; they are kept as they are",
+        "If they are returns, decide whether the target is net of them.",
+    ),
+}
+
+
+def _note_counts(
+    engine: Engine, source: FactSource, total: dict[str, int], counts: dict[str, str], findings: Findings
 ) -> None:
-    for column, condition in key_nulls.items():
-        count = total[f"null:{column}"]
-        if count:
-            findings.error(
-                source.label,
-                column,
-                f"{count:,} rows have no {column}",
-                "Fill in or take out these rows.",
-                count=count,
-                examples=source.examples(engine, condition),
-            )
+    for label, condition in counts.items():
+        kind, _, column = label.partition(":")
+        if kind not in _NOTES or not total[label]:
+            continue
+        column = column or source.date
+        what, remedy = _NOTES[kind]
+        note = findings.warn if kind == "negative" else findings.error
+        note(
+            source.label,
+            column,
+            f"{total[label]:,} {what.format(column=column)}",
+            remedy,
+            count=total[label],
+            examples=source.examples(engine, condition, [column]),
+        )
 
 
 def _note_grid(
@@ -296,80 +296,26 @@ def _note_grid(
     day_of_week: int | None,
     findings: Findings,
 ) -> int | None:
-    """Dates must lie one period apart; returns the weekday of weekly data."""
-    if total["time"]:
-        findings.error(
-            source.label,
-            source.date,
-            f"{total['time']:,} dates have a time of day",
-            "Sum up to whole periods, or cut the time off.",
-            count=total["time"],
-            examples=source.examples(engine, counts["time"]),
-        )
+    """Dates of weeks, months and quarters must lie one period apart; returns the weekday of weekly data."""
     if unit == "W":
-        by_day = {number: total[f"dow:{number}"] for number in range(1, 8)}
+        by_day = {number: total[f"weekday:{number}"] for number in range(1, 8)}
         common = day_of_week or max(by_day, key=lambda number: by_day[number])
-        off = sum(by_day.values()) - by_day[common]
-        if off:
-            names = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-            whose = "the sales table's weeks" if day_of_week else "most weeks"
-            findings.error(
-                source.label,
-                source.date,
-                f"{off:,} dates are off the weekly grid: {whose} end on {names[common - 1]}",
-                "Use one weekday throughout, or frequency: D.",
-                count=off,
-                examples=source.examples(engine, f"NOT ({counts[f'dow:{common}']})"),
-            )
-        return common
-    if unit in "MQ":
-        dated = total["month start"], total["month end"]
-        rows = sum(engine.run(f"SELECT count(*) FROM {source.raw.source} WHERE {source.where}")[0])
-        rows -= total["date null"] + total["date bad"]
-        if max(dated) < rows:
-            common_name = "month start" if dated[0] >= dated[1] else "month end"
-            findings.error(
-                source.label,
-                source.date,
-                f"{rows - max(dated):,} dates are not at the {common_name.replace('month ', '')} of a month",
-                "Use the first or the last day of the month throughout.",
-                count=rows - max(dated),
-                examples=source.examples(engine, f"NOT ({counts[common_name]})"),
-            )
-    return None
-
-
-def _note_value(
-    engine: Engine,
-    source: FactSource,
-    value: Value,
-    total: dict[str, int],
-    counts: dict[str, str],
-    findings: Findings,
-) -> None:
-    for key, what, remedy in (
-        ("bad", "values are no numbers", "Correct them, or leave them empty where nothing was observed."),
-        ("inf", "values are infinite", "Correct them, or leave them empty where nothing was observed."),
-    ):
-        count = total[f"{key}:{value.name}"]
-        if count:
-            findings.error(
-                source.label,
-                value.name,
-                f"{count:,} {what}",
-                remedy,
-                count=count,
-                examples=source.examples(engine, counts[f"{key}:{value.name}"], [value.name]),
-            )
-    if value.role == "target" and total["negative"]:
-        findings.warn(
-            source.label,
-            value.name,
-            f"{total['negative']:,} values are negative; they are kept as they are",
-            "If they are returns, decide whether the target is net of them.",
-            count=total["negative"],
-            examples=source.examples(engine, counts["negative"], [value.name]),
+        off, condition = sum(by_day.values()) - by_day[common], f"NOT ({counts[f'weekday:{common}']})"
+        whose = "the sales table's weeks" if day_of_week else "most weeks"
+        what = f"dates are off the weekly grid: {whose} end on {_WEEKDAYS[common - 1]}"
+        remedy = "Use one weekday throughout, or frequency: D."
+    else:
+        common = None
+        end = "start" if total["start"] >= total["end"] else "end"
+        off, condition = total["dated"] - total[end], f"NOT ({counts[end]})"
+        what, remedy = (
+            f"dates are not at the {end} of a month",
+            "Use the first or the last day of the month throughout.",
         )
+    if off:
+        examples = source.examples(engine, condition)
+        findings.error(source.label, source.date, f"{off:,} {what}", remedy, count=off, examples=examples)
+    return common
 
 
 def check_duplicates(engine: Engine, source: FactSource, findings: Findings) -> None:

@@ -77,9 +77,9 @@ class Survey:
         rows, place, value = local[seen], periods[seen], target[seen]
         if len(rows) == 0:
             return
-        run = np.flatnonzero(
-            np.diff(rows, prepend=-1) | np.diff(table["_s"].combine_chunks().to_numpy()[seen], prepend=-1)
-        )
+        series = table["_s"].combine_chunks().to_numpy()[seen]
+        change = (rows[1:] != rows[:-1]) | (series[1:] != series[:-1])
+        run = np.append(0, np.flatnonzero(change) + 1)
         end = np.append(run[1:], len(rows)) - 1
         np.add.at(self.gaps, regions[rows[run]], place[end] - place[run] + 1 - (end - run + 1))
         np.minimum.at(self.first, regions[rows[run]], place[run].astype(np.int32))
