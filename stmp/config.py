@@ -77,6 +77,9 @@ class ModelConfig(_Section):
     levels: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
+    event_size: int = Field(
+        6, ge=0, description="Numbers that stand for a named event, learned; an event never seen in training has none. 0 for off."
+    )
     series: Literal["joint", "split"] = Field(
         "split",
         description="`joint` (paper): one vector over all series of a region. `split`: each series is a task row.",

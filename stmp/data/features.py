@@ -41,6 +41,8 @@ class Schema:
 
     Attributes
     ----------
+    events : tuple of str
+        Names of events; the first is none.
     known_center, known_spread, known_log, known_missing : tuple, length K
         Numeric covariates are standardised, after a signed logarithm where they span orders of magnitude;
         0/1 covariates are left as they are. `known_missing` stands in for a value that is not known: the mean.
@@ -51,6 +53,7 @@ class Schema:
 
     frequency: str
     day_types: tuple[str, ...]
+    events: tuple[str, ...]
     series: tuple[str, ...]
     past_names: tuple[str, ...]
     known_names: tuple[str, ...]
@@ -78,6 +81,7 @@ class Schema:
         return cls(
             frequency=panel.frequency,
             day_types=panel.calendar.day_types,
+            events=panel.calendar.events,
             series=panel.series,
             past_names=panel.past_names,
             known_names=panel.known_names,
@@ -149,6 +153,9 @@ class Rows:
         Calendar and known-future covariates of each day.
     static : Tensor [B, S]
     day_type, event, offset : Tensor int64 [B, T]
+        Events are numbered as in the panel.
+    known_event : Tensor int64 [B, T]
+        Events numbered as in the model's schema; 0 for none, and for those it has never seen.
     closed : Tensor bool [B, T]
     """
 
@@ -163,6 +170,7 @@ class Rows:
     day_type: Tensor
     event: Tensor
     offset: Tensor
+    known_event: Tensor
     closed: Tensor
 
 
@@ -192,6 +200,8 @@ class History:
         self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=device)  # [C, T]
         self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
         self.offset = torch.as_tensor(panel.calendar.offset, dtype=torch.int64, device=device)
+        numbers = {name: number for number, name in enumerate(schema.events)}
+        self.event_number = torch.tensor([numbers.get(name, 0) for name in panel.calendar.events], device=device)
         self.use_known = use_known
         static = _signed_log(panel.static)
         center = torch.tensor(schema.static_center, device=device)
@@ -238,6 +248,7 @@ class History:
             day_type=self.day_type[which, :end],
             event=event,
             offset=self.offset[which, :end],
+            known_event=self.event_number[event],
             closed=panel.closed[region, :end],
         )
 

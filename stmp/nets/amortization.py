@@ -16,6 +16,8 @@ from stmp.data.episodes import POOLED_GROUP, Episode
 from stmp.data.features import Rows
 
 MIN_SIGMA = 1e-3
+ENOUGH = 4.0
+"""Support days that make a mean half sure."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ class Amortization(nn.Module):
         weights = mask.to(embedded.dtype)
         count = weights.sum(dim=-1, keepdim=True)  # [B, Q, 1]
         pooled = torch.bmm(weights / count.clamp(min=1), embedded)
-        trunk = self.trunk(torch.cat([pooled, count.log1p() / 5.0], dim=-1))
+        # How sure a mean can be; it saturates, because forecasts pool many more days than a training step draws.
+        trunk = self.trunk(torch.cat([pooled, count / (count + ENOUGH)], dim=-1))
         mu = self.mu(trunk)
         if self.sigma is None:
             return TaskFeatures(mu, torch.full_like(mu, MIN_SIGMA))

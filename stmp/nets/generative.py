@@ -50,7 +50,7 @@ class STMP(nn.Module):
     schema : Schema
         Names of the inputs, which give their sizes.
     feature_size : int
-        F, features of a day.
+        F, features of a day, without its event.
     pooled : bool
         Tasks are pooled over day types or regions rather than single cells.
     """
@@ -62,6 +62,8 @@ class STMP(nn.Module):
         self.horizon = config.horizon
         self.separate = config.instances == "window"
         series = len(schema.series)
+        self.event = nn.Embedding(len(schema.events), config.event_size, padding_idx=0) if config.event_size else None
+        feature_size += config.event_size
         hidden, period_days = config.hidden, 7 if schema.frequency.upper().startswith("W") else 1
         sizes = {"series": series, "past": len(schema.past_names), "features": feature_size}
         static = len(schema.static_names)
@@ -98,6 +100,8 @@ class STMP(nn.Module):
         """
         device = episode.region.device
         batch = torch.arange(len(episode.region), device=device)[:, None]
+        if self.event is not None:
+            rows = replace(rows, features=torch.cat([rows.features, self.event(rows.known_event)], dim=-1))
         row, last, query_window, support_window = windows_of(episode, self.separate)
         contexts = self.extractor.encode(rows, row, last)
         h = self.extractor.read(

@@ -47,6 +47,7 @@ PAPER = {
         "transform": "linear",
         "head": "normal",
         "samples": 3,
+        "event_size": 0,
         "series": "joint",
     },
     "train": {"supports": 9, "queries": 4, "batch_regions": 4, "day_type_temperature": 0.0},
@@ -105,7 +106,8 @@ def test_pooling_does_not_depend_on_the_order_of_support_days() -> None:
     torch.testing.assert_close(straight.sigma, shuffled.sigma)
     # Mean pooling by hand, for one query.
     pooled = embedded[1][mask[1, 2]].mean(dim=0)
-    trunk = net.trunk(torch.cat([pooled, mask[1, 2].sum().float().log1p()[None] / 5]))
+    count = mask[1, 2].sum().float()[None]
+    trunk = net.trunk(torch.cat([pooled, count / (count + 4)]))
     torch.testing.assert_close(straight.mu[1, 2], net.mu(trunk))
 
 
@@ -175,7 +177,9 @@ def test_pinball_loss_against_its_definition_and_quantiles_never_cross() -> None
     expected = torch.zeros(5, 6)
     for k, level in enumerate(levels):
         error = truth - quantiles[:, 0, ..., k]
-        expected += 2 * (torch.where(error > 0, level * error, (level - 1) * error) * observed).sum(dim=-1) / len(levels)
+        expected += (
+            2 * (torch.where(error > 0, level * error, (level - 1) * error) * observed).sum(dim=-1) / len(levels)
+        )
     torch.testing.assert_close(loss, expected)
 
 
@@ -227,7 +231,9 @@ def test_the_first_guess_of_attention_is_the_past_it_saw() -> None:
     only.support_valid[:, 0] = True
     only = replace(only, origin=torch.maximum(only.origin, only.support[:, :1]))
     rows = history.rows(only.region, only.start)
-    raw, _ = net.attention(history, rows, only)
+    assert net.event is not None
+    full = replace(rows, features=torch.cat([rows.features, net.event(rows.known_event)], dim=-1))
+    raw, _ = net.attention(history, full, only)
     batch = torch.arange(len(only.region))
     day = only.support[:, 0]
     own = rows.recent[batch, day]
@@ -256,6 +262,8 @@ def test_gradients_against_finite_differences(preset: dict[str, dict[str, object
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if name == "event.weight":
+            direction[0] = 0.0  # "no event" stays zero by design
         direction /= direction.norm()
         analytic = float((parameter.grad * direction).sum())
         with torch.no_grad():
@@ -270,9 +278,7 @@ def test_gradients_against_finite_differences(preset: dict[str, dict[str, object
 def double(history: History) -> None:
     """Turn a history's tensors to float64, so that finite differences are not lost in rounding."""
     panel = history.panel
-    history.panel = replace(
-        panel, sales=panel.sales.double(), past=panel.past.double(), known=panel.known.double()
-    )
+    history.panel = replace(panel, sales=panel.sales.double(), past=panel.past.double(), known=panel.known.double())
     history.calendar_features = history.calendar_features.double()
     history.static = history.static.double()
     history.default_level = history.default_level.double()
