@@ -11,7 +11,7 @@ CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pandas3 lint format docs pin clean
+.PHONY: help demo test pandas3 lint format docs pin picture clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ docs: $(VENV)/.dev  ## write what is generated: docs/configuration.md
 
 pin: $(VENV)/bin/python  ## resolve all dependencies anew and write platform/deploy/constraints.txt
 	$(BIN)/python platform/deploy/pin.py
+
+picture: demo  ## the README's picture, from the demo's report
+	cp $(OUT)/run/report/forecasts.png docs/images/forecast.png
 
 clean:  ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) build dist $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
