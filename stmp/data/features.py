@@ -157,6 +157,8 @@ class Rows:
     known_event : Tensor int64 [B, T]
         Events numbered as in the model's schema; 0 for none, and for those it has never seen.
     closed : Tensor bool [B, T]
+    embedding : Embedding or None
+        Of the events, where the model learns one.
     """
 
     sales: Tensor
@@ -172,6 +174,16 @@ class Rows:
     offset: Tensor
     known_event: Tensor
     closed: Tensor
+    embedding: torch.nn.Embedding | None = None
+
+    def day(self, at: tuple[Tensor, Tensor]) -> Tensor:
+        """Features of some days, with their event as the model knows it.
+
+        The event is embedded after the gather: a gradient for the days that are read, not for all of history.
+        """
+        if self.embedding is None:
+            return self.features[at]
+        return torch.cat([self.features[at], self.embedding(self.known_event[at])], dim=-1)
 
 
 class History:

@@ -52,8 +52,9 @@ class PastAttention(nn.Module):
         """
         batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
         q_at, s_at = (batch, episode.target), (batch, episode.support)
-        queries = self.match(rows.features[q_at]).unflatten(-1, (self.heads, self.width))
-        keys = self.match(rows.features[s_at]).unflatten(-1, (self.heads, self.width))
+        support = rows.day(s_at)
+        queries = self.match(rows.day(q_at)).unflatten(-1, (self.heads, self.width))
+        keys = self.match(support).unflatten(-1, (self.heads, self.width))
         scores = torch.einsum("bqhd,bshd->bhqs", queries, keys) / math.sqrt(self.width)
         seen = episode.support_valid[:, None, :] & (
             episode.support[:, None, :] <= episode.origin[:, :, None]
@@ -63,28 +64,32 @@ class PastAttention(nn.Module):
         weights = scores.softmax(dim=-1).nan_to_num(0.0)  # [B, H, Q, S]; rows without any day are all zero
 
         sales, observed = rows.sales[s_at], rows.observed[s_at].to(rows.sales.dtype)  # [B, S, G]
+        series = sales.shape[-1]
         origin_level = rows.level[batch, episode.origin + 1]  # [B, Q, G]
         grown = history.scale(sales[:, None], origin_level[:, :, None]) * observed[:, None]  # [B, Q, S, G]
         own = rows.recent[s_at]  # [B, S, G]
-        mass = torch.einsum("bhqs,bsg->bqhg", weights, observed).clamp(min=1e-6)
+        value = self.value(torch.cat([support, own, observed], dim=-1))  # [B, S, V]
+        # One product for all that is the same for every query.
+        sums = torch.einsum("bhqs,bsv->bqhv", weights, torch.cat([value, observed, own], dim=-1))
+        learned, mass, own_sum = sums.split([LEARNED, series, series], dim=-1)
+        mass = mass.clamp(min=1e-6)
         by_growth = torch.einsum("bhqs,bqsg->bqhg", weights, grown) / mass
-        by_shape = torch.einsum("bhqs,bsg->bqhg", weights, own) / mass
+        by_shape = own_sum / mass
         mix = self.own_level.sigmoid()[:, None]
         raw = mix * by_shape + (1 - mix) * by_growth
-        value = self.value(torch.cat([rows.features[s_at], own, observed], dim=-1))  # [B, S, V]
-        learned = torch.einsum("bhqs,bsv->bqhv", weights, value)
         return raw, learned.flatten(-2)
 
     def _bias(self, rows: Rows, episode: Episode, q_at: tuple[Tensor, Tensor], s_at: tuple[Tensor, Tensor]) -> Tensor:
         """Age penalty and bonus for alike days, [B, H, Q, S]."""
-        days = (episode.origin[:, :, None] - episode.support[:, None, :]).clamp(min=0).to(rows.sales.dtype) * self.period_days
-        age = nn.functional.softplus(self.age)[:, None, None] * (1.0 + days / 7.0).log()[:, None]
+        days = (episode.origin[:, :, None] - episode.support[:, None, :]).clamp(min=0).to(
+            rows.sales.dtype
+        ) * self.period_days
         event_q, event_s = rows.event[q_at][:, :, None], rows.event[s_at][:, None, :]
         same_event = (event_q == event_s) & (event_q > 0)
         same_day = same_event & (rows.offset[q_at][:, :, None] == rows.offset[s_at][:, None, :])
         same_type = rows.day_type[q_at][:, :, None] == rows.day_type[s_at][:, None, :]
         same_weekday = (episode.target[:, :, None] - episode.support[:, None, :]) % max(1, 7 // self.period_days) == 0
-        bonus = torch.zeros_like(age)
-        for weight, alike in zip(self.bonus, (same_day, same_event, same_type, same_weekday), strict=True):
-            bonus = bonus + weight[:, None, None] * alike[:, None]
-        return bonus - age
+        alike = torch.stack([same_day, same_event, same_type, same_weekday], dim=1).to(days.dtype)
+        traits = torch.cat([alike, (1.0 + days / 7.0).log()[:, None]], dim=1)  # [B, 5, Q, S]
+        weights = torch.cat([self.bonus, -nn.functional.softplus(self.age)[None]])  # [5, H]
+        return torch.einsum("kh,bkqs->bhqs", weights, traits)

@@ -8,7 +8,8 @@ static ---------> fc --> fc ------------------------------------/
 festival interval -> fc -/
 ```
 The skip-LSTM comes first (LSTNet runs its recurrent and skip-recurrent parts side by side; STMP stacks them), and the
-AR block feeds the top fc rather than the output. One pass gives the state at every day, so that any day can be an origin.
+AR block feeds the top fc rather than the output. One pass gives the state at every day, so that any day can be an
+origin.
 """
 
 from __future__ import annotations
@@ -147,8 +148,9 @@ class Extractor(nn.Module):
         purchases = [rows.recent[at], rows.observed[at].to(rows.sales.dtype)]
         cart = [rows.cart[at], rows.cart_observed[at].to(rows.sales.dtype)]
         if self.use_known:
-            purchases.append(rows.features[at])
-            cart.append(rows.features[at])
+            known = rows.day(at)
+            purchases.append(known)
+            cart.append(known)
         skips = self.purchases(torch.cat(purchases, dim=-1) * inside)
         if self.cart is not None:
             others = self.cart(torch.cat(cart, dim=-1) * inside)
@@ -189,7 +191,7 @@ class Extractor(nn.Module):
             parts.append(states[window, (aligned - contexts.first[window]).clamp(min=0, max=self.context - 1)])
         if self.use_ar:
             parts.append(self.ar(self._lags(history, rows, row, origin, target)))
-        known = self.interval(rows.features[row, target])
+        known = self.interval(rows.day((row, target)))
         if self.static is not None:
             known = torch.cat([known, self.static(rows.static)[row]], dim=-1)
         parts.append(self.place(known))

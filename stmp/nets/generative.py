@@ -101,7 +101,7 @@ class STMP(nn.Module):
         device = episode.region.device
         batch = torch.arange(len(episode.region), device=device)[:, None]
         if self.event is not None:
-            rows = replace(rows, features=torch.cat([rows.features, self.event(rows.known_event)], dim=-1))
+            rows = replace(rows, embedding=self.event)
         row, last, query_window, support_window = windows_of(episode, self.separate)
         contexts = self.extractor.encode(rows, row, last)
         h = self.extractor.read(
@@ -110,7 +110,7 @@ class STMP(nn.Module):
         parts = [h, self._lead(episode)]
         base = torch.zeros_like(rows.level[batch, episode.origin + 1])  # [B, Q, G]
         if self.config.known:
-            parts.append(rows.features[batch, episode.target])
+            parts.append(rows.day((batch, episode.target)))
         if self.attention is not None:
             raw, learned = self.attention(history, rows, episode)
             parts += [learned, raw.flatten(-2)]
@@ -197,7 +197,7 @@ class STMP(nn.Module):
             extractor = self.support_extractor or self.extractor
             features = extractor.read(history, rows, contexts, window, batch.expand_as(days), origin, days)
         else:
-            parts = [rows.features[batch, days]]
+            parts = [rows.day((batch, days))]
             if self.config.static:
                 parts.append(rows.static[:, None].expand(-1, days.shape[1], -1))
             features = torch.cat(parts, dim=-1)
