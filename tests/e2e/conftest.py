@@ -19,13 +19,29 @@ class Stmp:
 
     folder: Path
 
-    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command and return how it ended, with what it printed."""
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start a command, with both of its outputs piped."""
         hidden = ("MLFLOW_", "STMP_", "PYTHONPATH")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(hidden) or k == "MLFLOW_DISABLE_TELEMETRY"}
-        command = [sys.executable, "-m", "jobs.cli", *arguments]
-        how = {"cwd": self.folder, "env": clean | env, "stdin": subprocess.DEVNULL, "timeout": 280}
-        return subprocess.run(command, capture_output=True, text=True, check=False, **how)  # type: ignore[call-overload]
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            cwd=self.folder,
+            env=clean | env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command and return how it ended, with what it printed."""
+        with self.start(*arguments, **env) as process:
+            try:
+                output, errors = process.communicate(timeout=280)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def ok(self, *arguments: str, **env: str) -> str:
         """Run a command that must succeed, and return what it printed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,17 @@ def test_a_fault_of_ours_is_exit_code_1(stmp: Stmp, tmp_path: Path) -> None:
     done = stmp("models", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert "--debug" in done.stderr
+
+
+def test_interrupted_by_hand(city: Stmp) -> None:
+    """Ctrl-C ends with 130 and no traceback, and the training can be gone on with."""
+    steps = ("--set", "train.max_steps=2000", "--set", "train.log_every=1", "--set", "model.hidden=8")
+    with city.start("train", "--data", "data", "--out", "cut", *steps) as process:
+        end = time.monotonic() + 120
+        while not list((city.folder / "cut" / "metrics").glob("step-*")) and time.monotonic() < end:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not (city.folder / "cut" / "model").exists()
