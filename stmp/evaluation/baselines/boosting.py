@@ -12,21 +12,21 @@ import numpy as np
 from stmp.data.panel import DateLike, Panel
 from stmp.errors import ConfigError, DataError
 from stmp.evaluation.baselines.base import LEVELS, Baseline, Rows, require
-from stmp.evaluation.baselines.features import binary_known, build_features, from_ratio, to_ratio
+from stmp.evaluation.baselines.features import CATEGORY, binary_known, build_features, from_ratio, to_ratio
 
 CATEGORICAL = ("weekday", "event", "day_type")
 ROUNDS = 800
 EARLY = 40
 MIN_RESIDUALS = 200
 SPACE: dict[str, tuple[Any, ...]] = {
-    "num_leaves": (31, 63, 127, 255),
+    "num_leaves": (15, 31, 63, 127),
     "learning_rate": (0.05, 0.1),
     "min_data_in_leaf": (20, 50, 100),
     "feature_fraction": (0.5, 0.7, 0.9),
     "lambda_l2": (0.0, 1.0, 10.0),
 }
 FIRST_TRY: dict[str, Any] = {
-    "num_leaves": 63, "learning_rate": 0.1, "min_data_in_leaf": 50, "feature_fraction": 0.7, "lambda_l2": 1.0,
+    "num_leaves": 31, "learning_rate": 0.1, "min_data_in_leaf": 100, "feature_fraction": 0.5, "lambda_l2": 10.0,
 }  # fmt: skip
 
 
@@ -39,19 +39,18 @@ class _Booster(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """Training points: features [M, F], log ratios [M], day types [M], and the panel's row of each [M]."""
+    """Training points: features [M, F], log ratios [M] and day types [M]."""
 
     features: np.ndarray
     target: np.ndarray
     day_type: np.ndarray
-    row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.target)
 
     def take(self, index: np.ndarray) -> Sample:
         """Some of the points."""
-        return Sample(self.features[index], self.target[index], self.day_type[index], self.row[index])
+        return Sample(self.features[index], self.target[index], self.day_type[index])
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class _Choice:
 class LightGBM(Baseline):
     """One model of the log ratio of sales to level for all rows and horizon steps, on features known at the origin.
 
-    A short random search picks the settings on the last part of the training days; the number of rounds is found there
-    by early stopping, and the model is then fitted on all days. Its prediction is the median; the mean and the other
-    quantiles add the residuals of held-out days and held-out regions, by day type. Some origins are trained on a cut
+    A short random search picks the settings on held-out days; the number of rounds is found there by early stopping,
+    and the model is then fitted on all days. Its prediction is the median; the mean and the other quantiles add the
+    residuals of the held-out days, by day type. Some origins are trained on a cut
     history, so that new regions are forecast as well as this kind of model can.
 
     Parameters
@@ -116,19 +115,19 @@ class LightGBM(Baseline):
         known = panel.until(until).split_series()
         self._binary = binary_known(known)
         self._day_types = panel.calendar.day_types
-        held_out = max(2, min(max(horizon, 4 * (7 if panel.period_days == 1 else 1)), (last + 1) // 5))
-        cut = last - held_out  # the last day to train on while choosing
-        train = self._sample(known, self._draw_origins(rng, known, cut), cut, horizon, rng)
-        late = np.unique(np.linspace(cut, max(cut, last - min(horizon, held_out)), 4).round().astype(int))
-        valid = self._sample(known, [(int(o), None) for o in late], last, horizon, rng, after=cut)
+        everything = np.arange(len(panel.dates)) <= last
+        apart = self._held_out(panel, last, horizon)
+        origins = self._draw_origins(rng, known, last)
+        train = self._sample(known, origins, everything & ~apart, horizon, rng)
+        valid = self._sample(known, self._draw_origins(rng, known, last, apart), apart, horizon, rng, part=4)
         if len(train) < 100 or len(valid) < 20:
             raise DataError(
                 f"LightGBM needs more days to learn from: {len(train)} points to train on and {len(valid)} to choose "
                 f"by are left up to {panel.dates[last]} for a horizon of {horizon}. Start later, or leave it out."
             )
-        best = self._search(train, valid, rng)
-        self._shift, self._spread = self._residuals(train, valid, best, rng)
-        whole = self._sample(known, self._draw_origins(rng, known, last), last, horizon, rng)
+        best, booster = self._search(train, valid, rng)
+        self._shift, self._spread = self._residuals(valid, booster)
+        whole = self._sample(known, self._draw_origins(rng, known, last), everything, horizon, rng)
         self._booster = self._train(whole, best.settings, best.rounds)
         self.settings = best.settings | {"rounds": best.rounds, "points": len(whole)}
         self.seconds = time.monotonic() - began
@@ -151,10 +150,31 @@ class LightGBM(Baseline):
             mean += from_ratio(center + residual, level)
         return mean / self._spread.shape[1], quantiles
 
-    def _draw_origins(self, rng: np.random.Generator, panel: Panel, last: int) -> list[tuple[int, int | None]]:
-        """Training origins, spread over the days before `last`, each with the days of history to keep (None: all)."""
+    def _held_out(self, panel: Panel, last: int, horizon: int) -> np.ndarray:
+        """Days to choose settings by, bool [T]: the last ones, and each fifth week of the last year.
+
+        The last days alone would be closest to what is asked of a forecast, but often hold no festival.
+        """
+        week = 7 if panel.period_days == 1 else 1
+        position = np.arange(len(panel.dates))
+        latest = max(2, min(max(horizon, 4 * week), (last + 1) // 5))
+        in_year = position > max(last - 364 // panel.period_days, (last + 1) // 5)
+        fifth = (last - position) // week % 5 == 2
+        return np.asarray((position <= last) & ((position > last - latest) | (in_year & fifth)))
+
+    def _draw_origins(
+        self, rng: np.random.Generator, panel: Panel, last: int, days: np.ndarray | None = None
+    ) -> list[tuple[int, int | None]]:
+        """Origins spread over the days before `last`, each with the days of history to keep (None: all).
+
+        With `days`, bool [T], origins lie right before such days, and keep their history.
+        """
         week = 7 if panel.period_days == 1 else 1
         first = int(panel.observed.any(dim=2).any(dim=0).nonzero()[0]) + 2 * week
+        if days is not None:
+            starts = np.flatnonzero(days[1:] & ~days[:-1])  # the day before each run
+            starts = starts[starts >= first]
+            return [(int(o), None) for o in np.unique(np.concatenate([starts, [max(first, last - week)]]))]
         count = min(self.origins, max(last - first, 0))
         edges = np.linspace(first, last, count + 1)
         drawn = [int(rng.integers(int(a), max(int(a) + 1, int(b)))) for a, b in pairwise(edges)]
@@ -166,98 +186,84 @@ class LightGBM(Baseline):
         self,
         panel: Panel,
         origins: list[tuple[int, int | None]],
-        last: int,
+        wanted: np.ndarray,
         horizon: int,
         rng: np.random.Generator,
-        after: int = -1,
+        part: int = 1,
     ) -> Sample:
-        """Observed days up to `last` (and after `after`) of the horizons of some origins, `max_rows` at most."""
+        """Observed days among `wanted`, bool [T], in the horizons of some origins, `max_rows / part` at most."""
         day_type = panel.day_type.cpu().numpy()
         sales = panel.sales[:, :, 0].cpu().numpy()
-        observed = panel.observed[:, :, 0].cpu().numpy()
-        quota = max(1, self.max_rows // max(len(origins), 1))
+        observed = panel.observed[:, :, 0].cpu().numpy() & wanted
+        quota = max(1, self.max_rows // part // max(len(origins), 1))
+        last = int(np.flatnonzero(wanted)[-1])
         parts: list[Sample] = []
         for origin, days in origins:
             steps = min(horizon, last - origin)
             if steps < 1:
                 continue
             date = panel.dates[origin]
-            known = panel if days is None else panel.with_history(date, days)
-            rows = Rows.of(known, date, steps)
+            some = np.arange(len(sales))
+            if len(some) * steps > 4 * quota:  # features of a few rows are enough to draw a few points from
+                some = np.sort(rng.choice(len(some), max(1, 4 * quota // steps), replace=False))
+            known = panel.select(some)
+            rows = Rows.of(known if days is None else known.with_history(date, days), date, steps)
             features = build_features(rows, self._binary)
-            target = observed[:, rows.future] & (np.arange(origin + 1, origin + 1 + steps) > after)
+            target = observed[some, rows.future]
             row, step = np.nonzero(target & np.isfinite(features.level)[:, None])
             if len(row) > quota:
                 kept = rng.choice(len(row), quota, replace=False)
                 row, step = row[kept], step[kept]
-            ratio = to_ratio(sales[row, origin + 1 + step], features.level[row])
-            parts.append(Sample(features.values[row, step], ratio, day_type[row, origin + 1 + step], row))
+            place, day = some[row], origin + 1 + step
+            ratio = to_ratio(sales[place, day], features.level[row])
+            parts.append(Sample(features.values[row, step], ratio, day_type[place, day]))
             self._names = features.names
         if not parts:
-            return Sample(
-                np.zeros((0, 1), dtype=np.float32), np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, int)
-            )
+            return Sample(np.zeros((0, 1), dtype=np.float32), np.zeros(0), np.zeros(0, dtype=np.int64))
         return Sample(
             np.concatenate([p.features for p in parts]),
             np.concatenate([p.target for p in parts]),
             np.concatenate([p.day_type for p in parts]),
-            np.concatenate([p.row for p in parts]),
         )
 
-    def _search(self, train: Sample, valid: Sample, rng: np.random.Generator) -> _Choice:
-        """The best of a few settings on the held-out days."""
-        fast = (
-            train if len(train) <= self.max_rows // 2 else train.take(rng.permutation(len(train))[: self.max_rows // 2])
-        )
+    def _search(self, train: Sample, valid: Sample, rng: np.random.Generator) -> tuple[_Choice, _Booster]:
+        """The best of a few settings on the held-out days, and the model that it gave."""
+        half = self.max_rows // 2
+        fast = train if len(train) <= half else train.take(rng.permutation(len(train))[:half])
         tries = [FIRST_TRY]
         tries += [{k: v[rng.integers(len(v))] for k, v in SPACE.items()} for _ in range(self.trials - 1)]
-        choices = []
+        found = []
         for settings in tries:
             booster = self._train(fast, settings, ROUNDS, valid)
-            choices.append(_Choice(settings, booster.best_iteration, float(booster.best_score["valid"]["l2"])))
-        return min(choices, key=lambda choice: choice.loss)
+            choice = _Choice(settings, booster.best_iteration, float(booster.best_score["valid"]["l2"]))
+            found.append((choice, booster))
+        return min(found, key=lambda pair: pair[0].loss)
 
-    def _residuals(
-        self, train: Sample, valid: Sample, best: _Choice, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _residuals(self, valid: Sample, booster: _Booster) -> tuple[np.ndarray, np.ndarray]:
         """Quantiles of held-out residuals by day type: at the forecast's levels [D, Q], and an even spread [D, 20].
 
-        Days after the training days measure the error of a forecast, but a month of them may hold no festival. Day
-        types that they lack take the residuals of regions left out of training, widened as later days widen the others.
+        The trees give the centre, so residuals count from their median. Day types with few of them take all.
         """
-        apart = np.isin(train.row, np.flatnonzero(rng.random(int(train.row.max()) + 1) < 0.15))
-        if not apart.any() or apart.all():
-            apart = rng.random(len(train)) < 0.15
-        booster = self._train(train.take(~apart), best.settings, best.rounds)
-        fold = train.take(apart)
-        later = valid.target - booster.predict(valid.features)
-        beside = fold.target - booster.predict(fold.features)
-        common = np.intersect1d(valid.day_type, fold.day_type)
-        widen = 1.0
-        if len(common):
-            spread = [np.std(r[np.isin(t, common)]) for r, t in ((later, valid.day_type), (beside, fold.day_type))]
-            widen = float(np.clip(spread[0] / max(spread[1], 1e-9), 0.5, 3.0))
+        residuals = valid.target - booster.predict(valid.features)
         even = (np.arange(20) + 0.5) / 20
-        shift, spreads = [], []
+        shift, spread = [], []
         for d in range(len(self._day_types)):
-            residuals = later[valid.day_type == d]
-            if len(residuals) < MIN_RESIDUALS:
-                residuals = np.concatenate([residuals, widen * beside[fold.day_type == d]])
-            if len(residuals) < MIN_RESIDUALS:
-                residuals = np.concatenate([residuals, later])
-            # The trees predict the centre; only the spread around it is taken from held-out days.
-            shift.append(np.quantile(residuals, self.levels) - np.median(residuals))
-            spreads.append(np.quantile(residuals, even) - np.median(residuals))
-        return np.array(shift), np.array(spreads)
+            own = residuals[valid.day_type == d]
+            own = own if len(own) >= MIN_RESIDUALS else residuals
+            shift.append(np.quantile(own, self.levels) - np.median(own))
+            spread.append(np.quantile(own, even) - np.median(own))
+        return np.array(shift), np.array(spread)
 
     def _train(self, sample: Sample, settings: dict[str, Any], rounds: int, valid: Sample | None = None) -> _Booster:
         import lightgbm
 
-        categorical = [i for i, name in enumerate(self._names) if name in CATEGORICAL]
+        categorical = [i for i, name in enumerate(self._names) if name in CATEGORICAL or name.startswith(CATEGORY)]
         fixed = {
             "objective": "l2", "verbosity": -1, "deterministic": True, "force_row_wise": True, "seed": self.seed,
             "num_threads": self.threads, "bagging_fraction": 0.8, "bagging_freq": 1, "max_cat_to_onehot": 8,
         }  # fmt: skip
+        least = min(settings["min_data_in_leaf"], max(5, len(sample) // 200))  # small data have small leaves
+        settings = settings | {"min_data_in_leaf": least}
         data = lightgbm.Dataset(sample.features, sample.target, categorical_feature=categorical, free_raw_data=True)
         if valid is None:
             return lightgbm.train(fixed | settings, data, rounds)

@@ -16,6 +16,7 @@ from stmp.evaluation.baselines.naive import copy_of_last_year
 FLOOR = 0.05  # of the level: keeps the logarithm finite on days that sold nothing
 MATCH_PERIODS = {1: 182, 7: 104}
 LEVEL_PERIODS = {1: 63, 7: 13}
+CATEGORY = "category "  # names of columns that hold codes begin so
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def build_features(rows: Rows, binary: tuple[int, ...]) -> Features:
         place = np.minimum(at + shift, known.shape[1] - 1)
         columns[f"closed{shift:+d}"] = rows.closed[:, place].astype(np.float32)
     columns |= _past(rows)
-    static = panel.static.cpu().numpy()
-    columns |= {f"static {name}": static[:, i : i + 1] for i, name in enumerate(panel.static_names)}
+    columns |= _static(panel)
     columns["log_level"] = np.log(np.maximum(level, 1e-6))[:, None]
     columns["days_of_history"] = rows.observed[:, rows.past].sum(axis=1)[:, None]
     columns["step"] = np.arange(1, horizon + 1)[None, :]
@@ -179,6 +179,21 @@ def _calendar(rows: Rows) -> dict[str, np.ndarray]:
     }
     for name in ("day_type", "event", "offset", "days_to", "days_since"):
         columns[name] = getattr(calendar, name)[:, rows.future][index]
+    return columns
+
+
+def _static(panel: Panel) -> dict[str, np.ndarray]:
+    """Numeric features as they are; the one-hot columns of a category as one column of codes."""
+    values = panel.static.cpu().numpy()
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(panel.static_names):
+        groups.setdefault(f"{CATEGORY}{name.split('=', 1)[0]}" if "=" in name else f"static {name}", []).append(i)
+    columns = {}
+    for name, members in groups.items():
+        part = values[:, members]
+        if name.startswith(CATEGORY):
+            part = np.where((part > 0.5).any(axis=1), part.argmax(axis=1), np.nan)[:, None]
+        columns[name] = part
     return columns
 
 
