@@ -93,7 +93,7 @@ def shops(seed: int = 0) -> RawTables:
     sales["units"] = rng.poisson(20, len(sales)).astype(float)
     sales["visitors"] = sales.groupby(["shop", "day"])["units"].transform("sum") * 3
     sales["price"] = rng.integers(1, 9, len(sales)) / 4
-    sales["open"] = ((sales["day"].dt.weekday != 6) | (sales["shop"] == "20")).astype(int)
+    sales["open"] = ((sales["day"].dt.day_of_week != 6) | (sales["shop"] == "20")).astype(int)
     sales["deal"] = np.where(
         sales["day"].dt.day % 7 == 0, "leaflet", np.where(sales["day"].dt.day % 5 == 0, "online", "none")
     )

@@ -389,3 +389,57 @@ def test_real_data_keeps_its_published_sums(
     assert panel.shape == shape
     if total is not None:
         assert float(panel.sales.double().sum()) == pytest.approx(total, rel=1e-7)
+
+
+def test_covariates_by_item_and_values_from_two_tables(raw: RawTables, tmp_path: Path) -> None:
+    copy = raw.copy()
+    days = pd.date_range(DAYS[0], periods=60)
+    costs = pd.MultiIndex.from_product([ITEMS, days], names=["item", "day"]).to_frame(index=False)
+    costs["cost"] = np.arange(len(costs)) / 10
+    copy.tables["costs"] = costs
+    # the shop table knows what was open, a plan by state and item knows what will be
+    opening = pd.MultiIndex.from_product([["north"], days], names=["state", "day"]).to_frame(index=False)
+    copy.tables["opening"] = opening.assign(open=1)
+    copy.tables["sales"] = copy.tables["sales"][copy.tables["sales"]["day"] <= LAST_SALE]
+    copy.spec["tables"]["covariates"] += [
+        {"path": "costs", "keys": ["item", "day"], "known": ["cost"]},
+        {"path": "opening", "keys": ["state", "day"], "known": ["open"]},
+    ]
+    manifest = ingest(copy.write(tmp_path / "raw"), str(tmp_path / "data"))
+    assert manifest.column("open").tables == ["sales", "covariates-3"]
+    panel = read_panel(str(tmp_path / "data"))
+    assert len(panel.dates) == 60
+    for g, item in enumerate(ITEMS):
+        cost = panel.known[:, :, panel.known_names.index(f"cost@{item}")].numpy()
+        assert np.allclose(cost, (np.arange(60) + 60 * g) / 10)
+    opened = panel.known[:, :, panel.known_names.index("open")].numpy()
+    sunday = panel.index_of("2021-01-24")
+    assert opened[0, sunday] == 0  # what the shop says counts before what the state says
+    assert opened[0, 40:].tolist() == [1.0] * 20
+    assert np.isnan(opened[1, 40:]).all()
+
+
+def test_months_and_a_known_column_of_the_calendar_everywhere(tmp_path: Path) -> None:
+    months = pd.date_range("2019-01-31", periods=30, freq=pd.offsets.MonthEnd())
+    sales = pd.DataFrame({"r": "a", "d": months, "y": np.arange(30.0)})
+    calendar = pd.DataFrame({"d": months[[11, 23]], "season": [1, 2], "event": ["Xmas", "Xmas"]})
+    raw = RawTables(
+        {"sales": sales, "calendar": calendar},
+        {
+            "frequency": "M",
+            "tables": {
+                "sales": {"path": "sales", "region": "r", "date": "d", "target": "y"},
+                "calendar": {"path": "calendar", "date": "d", "events": ["event"], "known": ["season"]},
+            },
+        },
+    )
+    ingest(raw.write(tmp_path / "raw", "csv"), str(tmp_path / "data"))
+    panel = read_panel(str(tmp_path / "data"), end="2021-12-31")
+    assert panel.sales[0, :, 0].tolist() == [*range(30), *[0] * 6]
+    assert panel.known_names == ("season",)
+    season = panel.known[0, :, 0].numpy()
+    assert season[11] == 1
+    assert season[23] == 2
+    assert (np.delete(season[11:24], [0, 12]) == 0).all()  # between the table's first and last row nothing is special
+    assert np.isnan(season[30:]).all()
+    assert np.flatnonzero(panel.day_type[0] == 1).tolist() == [11, 23]

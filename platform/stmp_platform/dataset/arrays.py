@@ -157,7 +157,7 @@ def calendars_of(regions: pd.DataFrame, scopes: Sequence[str], named: set[str]) 
         return np.zeros(len(regions), np.int64), [[]]
     frame = regions[list(scopes)].astype(object)
     frame = frame.where(frame.isin(list(named)), "")
-    number = frame.groupby(list(scopes), sort=True).ngroup().to_numpy(np.int64)
+    number = np.array(frame.groupby(list(scopes), sort=True).ngroup(), np.int64)  # a copy that may be written to
     first = np.unique(number, return_index=True)[1]
     held = [[str(value) for value in row if value != ""] for row in frame.iloc[first].itertuples(index=False)]
     return number, held
