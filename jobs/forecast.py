@@ -11,6 +11,7 @@ from jobs.known import KnownTable, read_known, with_known
 from jobs.load import load_forecaster
 from jobs.screen import Progress, progress, say, warn
 from jobs.tablefile import check_format, table_writer
+from stmp.errors import DataError
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
@@ -60,7 +61,7 @@ def forecast(
     steps = horizon or forecaster.horizon
     if steps > forecaster.horizon:
         warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
-    last = origin or manifest.last_sales_date
+    last = _origin(origin, manifest)
     future = read_known(known, manifest) if known else None
     rows = 0
     with table_writer(out) as write, progress("Forecast") as bar:
@@ -81,6 +82,23 @@ def forecast(
     }
 
 
+def _origin(asked: str | None, manifest: Manifest) -> str:
+    """The last period whose sales are used: for weekly data the last week that was over on the day asked for."""
+    from stmp.data.calendar import period_range
+
+    if asked is None:
+        return manifest.last_sales_date
+    if not manifest.first_date <= asked <= manifest.last_sales_date:
+        raise DataError(
+            f"--origin {asked} is not in the data, whose sales go from {manifest.first_date} to "
+            f"{manifest.last_sales_date}. Choose a day within, or add newer sales with `stmp ingest --append`."
+        )
+    dates = period_range(
+        np.datetime64(manifest.first_date), np.datetime64(manifest.last_sales_date), manifest.frequency
+    )
+    return str(dates[dates <= np.datetime64(asked)][-1])
+
+
 def _panels(
     data: str, manifest: Manifest, origin: str, steps: int, future: KnownTable | None, bar: Progress
 ) -> Iterator[Panel]:
@@ -88,7 +106,7 @@ def _panels(
     from stmp.data.calendar import period_dates
     from stmp_platform.dataset import read_panel
 
-    end = max(period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1], np.datetime64(origin, "D"))
+    end = period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1]
     shards = -(-manifest.regions // REGIONS_AT_ONCE)
     for shard in range(shards):
         bar(shard, shards)

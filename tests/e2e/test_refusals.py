@@ -78,6 +78,14 @@ def test_until_outside_the_data(city: Stmp) -> None:
     assert "1999-01-01" in city.refused("train", "--data", "data", "--out", "r", "--until", "1999-01-01")
 
 
+def test_origin_after_the_last_sale(city: Stmp) -> None:
+    city.ok("train", "--data", "data", "--out", "short", "--set", "train.max_steps=2", "--set", "model.hidden=8")
+    message = city.refused("forecast", "--data", "data", "--model", "short", "--origin", "2031-01-01", "--out", "f.csv")
+    assert "2031-01-01" in message
+    assert "--append" in message
+    assert not (city.folder / "f.csv").exists()
+
+
 def test_no_model_there(city: Stmp) -> None:
     message = city.refused("forecast", "--data", "data", "--model", "nowhere", "--out", "f.csv")
     assert "nowhere" in message
