@@ -5,8 +5,9 @@
 (b) *loop*: the same training as it is usually written: for each task of the batch a Dataset whose items are windows, a
     DataLoader that collates them, a forward pass of the same network for that task; then one backward and one update.
 
-All three are timed in turn, round after round, so that a busy machine slows them alike; medians are told, and the
-interquartile range over rounds. The loop's loss is compared with ours at each step: it must be the same training.
+All three are timed in turn, round after round, so that a busy machine slows them alike. On one thread the time is the
+processor's, which a busy machine disturbs little; with more threads or on a GPU it is the clock's. Medians are told,
+and quartiles over rounds. The loop's loss is compared with ours at each step: it must be the same training.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def tasks_of(episode: Episode, day_type: Tensor, own_support: bool) -> list[Epis
 
 def loop_step(trainer: MetaTrainer) -> Callable[[], float]:
     """The same step as a loop over tasks and windows; returns its loss."""
-    trainer.model.extractor.encode = encode_by_window(trainer)  # type: ignore[method-assign]
+    trainer.model.extractor.encode = encode_by_window(trainer)  # type: ignore[assignment,method-assign]
     own_support = trainer.config.model.pooling == "mean"
     day_type = trainer.history.panel.day_type
 
@@ -178,13 +179,15 @@ def make_trainer(panel: Panel, config: Config) -> MetaTrainer:
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     """Seconds that a call takes, its work on the device included; and what it returns."""
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize()
-    begin = time.perf_counter()
+    begin = clock()
     value = function()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begin, value
+    return clock() - begin, value
 
 
 def measure(
@@ -211,7 +214,8 @@ def measure(
             seconds, looped_loss = timed(loop, device)
             times["loop"].append(seconds)
             assert abs(looped_loss - loss) < 1e-3 * max(1.0, abs(loss)), (looped_loss, loss)
-    phases = {row["name"]: row["value"] for row in ours.metrics() if row["phase"] == "time"}
+    spent = {row["name"]: row["value"] for row in ours.metrics() if row["phase"] == "time"}
+    phases = {name: seconds / sum(spent.values()) for name, seconds in spent.items()}
     middle = {key: statistics.median(values) for key, values in times.items()}
     model, train = ours.config.model, ours.config.train
     return {
@@ -222,7 +226,7 @@ def measure(
         "quartiles": {key: [float(q) for q in np.quantile(values, [0.25, 0.75])] for key, values in times.items()},
         "over_bare": middle["ours"] / middle["bare"],
         "faster_than_loop": middle["loop"] / middle["ours"],
-        "phases": phases,
+        "shares": phases,
         "rounds": {"ours": rounds, "loop": len(times["loop"])},
     }  # fmt: skip
 
@@ -254,7 +258,7 @@ def main() -> None:
             f"{name:8s} bare {seconds['bare'] * 1e3:8.1f} ms   ours {seconds['ours'] * 1e3:8.1f} ms   "
             f"loop {seconds['loop'] * 1e3:9.1f} ms   ours/bare {result['over_bare']:.2f}   "
             f"loop/ours {result['faster_than_loop']:.1f}   "
-            + " ".join(f"{key} {value * 1e3:.1f}" for key, value in result["phases"].items())
+            + " ".join(f"{key} {100 * value:.0f}%" for key, value in result["shares"].items())
         )
     machine = {
         "cores": os.cpu_count(), "threads": arguments.threads, "device": arguments.device,

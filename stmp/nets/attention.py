@@ -55,13 +55,14 @@ class PastAttention(nn.Module):
         support = rows.day(s_at)
         queries = self.match(rows.day(q_at)).unflatten(-1, (self.heads, self.width))
         keys = self.match(support).unflatten(-1, (self.heads, self.width))
-        scores = torch.einsum("bqhd,bshd->bhqs", queries, keys) / math.sqrt(self.width)
+        scores = torch.einsum("bqhd,bshd->bhqs", queries / math.sqrt(self.width), keys)
         seen = episode.support_valid[:, None, :] & (
             episode.support[:, None, :] <= episode.origin[:, :, None]
         )  # [B, Q, S]
         scores = scores + self._bias(rows, episode, q_at, s_at)
-        scores = scores.masked_fill(~seen[:, None], -torch.inf)
-        weights = scores.softmax(dim=-1).nan_to_num(0.0)  # [B, H, Q, S]; rows without any day are all zero
+        # Finite, so that a row without any day has no NaN to get rid of; what comes of it is set to zero below.
+        weights = scores.masked_fill(~seen[:, None], torch.finfo(scores.dtype).min).softmax(dim=-1)  # [B, H, Q, S]
+        some = seen.any(dim=-1)[:, :, None, None]  # [B, Q, 1, 1]
 
         sales, observed = rows.sales[s_at], rows.observed[s_at].to(rows.sales.dtype)  # [B, S, G]
         series = sales.shape[-1]
@@ -71,9 +72,11 @@ class PastAttention(nn.Module):
         value = self.value(torch.cat([support, own, observed], dim=-1))  # [B, S, V]
         # One product for all that is the same for every query.
         sums = torch.einsum("bhqs,bsv->bqhv", weights, torch.cat([value, observed, own], dim=-1))
-        learned, mass, own_sum = sums.split([LEARNED, series, series], dim=-1)
+        learned, mass, own_sum = (sums * some).split([LEARNED, series, series], dim=-1)
         mass = mass.clamp(min=1e-6)
-        by_growth = torch.einsum("bhqs,bqsg->bqhg", weights, grown) / mass
+        # Not a matrix product, which would bring the weights, the largest tensor here, into another order first.
+        grown_sum = torch.stack([(weights * g[:, None]).sum(dim=-1) for g in grown.unbind(-1)], dim=-1)  # [B, H, Q, G]
+        by_growth = grown_sum.transpose(1, 2) * some / mass
         by_shape = own_sum / mass
         mix = self.own_level.sigmoid()[:, None]
         raw = mix * by_shape + (1 - mix) * by_growth
@@ -88,8 +91,9 @@ class PastAttention(nn.Module):
         same_event = (event_q == event_s) & (event_q > 0)
         same_day = same_event & (rows.offset[q_at][:, :, None] == rows.offset[s_at][:, None, :])
         same_type = rows.day_type[q_at][:, :, None] == rows.day_type[s_at][:, None, :]
-        same_weekday = (episode.target[:, :, None] - episode.support[:, None, :]) % max(1, 7 // self.period_days) == 0
+        week = max(1, 7 // self.period_days)
+        same_weekday = (episode.target % week)[:, :, None] == (episode.support % week)[:, None, :]
         alike = torch.stack([same_day, same_event, same_type, same_weekday], dim=1).to(days.dtype)
         traits = torch.cat([alike, (1.0 + days / 7.0).log()[:, None]], dim=1)  # [B, 5, Q, S]
         weights = torch.cat([self.bonus, -nn.functional.softplus(self.age)[None]])  # [5, H]
-        return torch.einsum("kh,bkqs->bhqs", weights, traits)
+        return torch.matmul(weights.T, traits.flatten(2)).unflatten(2, traits.shape[2:])
