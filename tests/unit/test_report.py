@@ -86,6 +86,7 @@ def test_names_from_the_data_are_text_wherever_they_stand(page):
     assert "&lt;script&gt;alert(" in outside_scripts(page)
     assert "Fair &lt;b&gt;&amp;" in outside_scripts(page)
     assert "A gap &amp; more" in page
+    assert "holds no earlier year to copy" in page
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,10 @@ def test_the_headline_says_better_worse_or_too_close():
         "25 % more error (95 % interval over regions: 10 to 40 %)"
         in headline(fake(-0.25, [-0.4, -0.1]), "STMP", False)[0]
     )
-    assert "too close to call" in headline(fake(0.05, [-0.1, 0.2]), "STMP", False)[0]
+    close = headline(fake(0.05, [-0.1, 0.2]), "STMP", False)[0]
+    assert close.endswith(
+        "5 % less error, which is too close to call (95 % interval over regions: 10 % more to 20 % less)."
+    )
     nothing = fake(0.5, [0.4, 0.6])
     nothing["slices"]["all"]["wape"] = None
     assert "Nothing was sold" in headline(nothing, "STMP", False)[0]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from stmp.errors import ConfigError
@@ -141,6 +143,11 @@ def _content(
         "pictures": _pictures(result, report, values, labels, parts, period, training),
         "settings": _settings(report),
         "partial": _partial(report, values, labels),
+        "twins": [
+            (labels[a], labels[b])
+            for a, b in combinations(result.baselines, 2)
+            if np.array_equal(result.totals[a], result.totals[b])
+        ],
     }
 
 

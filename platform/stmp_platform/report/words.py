@@ -84,7 +84,10 @@ def _compared(skill: Mapping[str, Any], start: str, end: str) -> str:
     if ci is None:
         return f"{start} {amount}."
     if ci[0] <= 0 <= ci[1]:
-        return f"{start} {amount}: too close to call, as chance among regions alone would move it across zero."
+        return (
+            f"{start} {amount}, which is too close to call (95 % interval over regions: "
+            f"{-100 * ci[0]:.0f} % more to {100 * ci[1]:.0f} % less)."
+        )
     low, high = sorted(abs(100 * v) for v in ci)
     return f"{start} {amount} (95 % interval over regions: {low:.0f} to {high:.0f} %)."
 
