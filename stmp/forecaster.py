@@ -21,6 +21,7 @@ from stmp.data.panel import DateLike, Panel
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
 from stmp.learning.checkpoint import publish_folder
+from stmp.learning.conformal import Conformal
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import history_of
 from stmp.nets.generative import STMP
@@ -73,12 +74,21 @@ class Forecaster:
         F, features of a day.
     weights : dict of Tensor
     provenance : Provenance
+    conformal : Conformal, optional
+        How far to stretch the quantiles; not at all by default.
     """
 
     def __init__(
-        self, config: Config, schema: Schema, feature_size: int, weights: dict[str, Tensor], provenance: Provenance
+        self,
+        config: Config,
+        schema: Schema,
+        feature_size: int,
+        weights: dict[str, Tensor],
+        provenance: Provenance,
+        conformal: Conformal | None = None,
     ) -> None:
         self.config, self.schema, self.feature_size, self.provenance = config, schema, feature_size, provenance
+        self.conformal = conformal or Conformal.identity(len(schema.day_types), len(config.model.levels))
         self.model = STMP(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
         missing = set(self.model.state_dict()) ^ set(weights)
         if missing:
@@ -107,7 +117,8 @@ class Forecaster:
             steps=trainer.step,
             validation=trainer.best_scores,
         )
-        return cls(trainer.config, trainer.schema, trainer.history.feature_size, trainer.weights(), provenance)
+        size = trainer.history.feature_size
+        return cls(trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal)
 
     @property
     def horizon(self) -> int:
@@ -198,23 +209,11 @@ class Forecaster:
         prediction = self.model(history, episode, rows)
         level = prediction.level  # [N, H, G]
         closed = rows.closed[:, at + 1 : at + 1 + horizon, None]
-        if self.config.model.head == "normal":
-            center = prediction.values.squeeze(-1).mean(dim=1)
-            spread = torch.tensor(
-                [
-                    self.provenance.validation.get(name, self.provenance.validation.get("all", 0.5))
-                    for name in self.schema.day_types
-                ],
-                device=level.device,
-            )
-            # The loss is half the squared error, so its mean gives the deviation that was seen on each day type.
-            deviation = (2 * spread).sqrt()[rows.day_type[:, at + 1 : at + 1 + horizon]][..., None, None]
-            z = torch.special.ndtri(torch.tensor(self.config.model.levels, device=level.device, dtype=torch.float32))
-            quantiles = history.unscale(center.unsqueeze(-1) + deviation * z, level.unsqueeze(-1))
-            mean = history.unscale(center, level)
-        else:
-            quantiles = history.unscale(prediction.values.mean(dim=1), level.unsqueeze(-1))
-            mean = mean_of_quantiles(quantiles, self.config.model.levels)
+        days = rows.day_type[:, at + 1 : at + 1 + horizon]
+        levels = self.config.model.levels
+        raw = self.model.head.quantiles(prediction.values, levels)
+        quantiles = history.unscale(self.conformal.apply(raw, days, levels.index(0.5)), level.unsqueeze(-1))
+        mean = mean_of_quantiles(quantiles, levels)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 
     def _check_known(self, panel: Panel, at: int, horizon: int) -> None:
@@ -236,7 +235,8 @@ class Forecaster:
     def with_version(self, version: str) -> Forecaster:
         """The same model, naming a registered version in its forecasts."""
         provenance = replace(self.provenance, version=version)
-        return Forecaster(self.config, self.schema, self.feature_size, self.model.state_dict(), provenance)
+        weights = self.model.state_dict()
+        return Forecaster(self.config, self.schema, self.feature_size, weights, provenance, self.conformal)
 
     def save(self, path: str | Path) -> None:
         """Write a folder with weights (safetensors) and description (JSON), whole or not at all."""
@@ -251,6 +251,7 @@ class Forecaster:
             "config": self.config.model_dump(mode="json"),
             "schema": self.schema.to_json(),
             "feature_size": self.feature_size,
+            "conformal": [list(row) for row in self.conformal.factors],
             "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -284,6 +285,7 @@ class Forecaster:
                 description["feature_size"],
                 weights,
                 Provenance(**{**provenance, "trained_regions": tuple(provenance["trained_regions"])}),
+                Conformal(tuple(tuple(row) for row in description["conformal"])),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The model in {folder} is damaged: {error}") from error

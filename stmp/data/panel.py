@@ -190,7 +190,7 @@ class Panel:
         Rows are named ``region@series``. Covariates that differ between series lose their suffix; a one-hot
         static feature says which series a row is.
         """
-        regions, periods, groups = self.shape
+        _regions, _periods, groups = self.shape
         if groups == 1:
             return self
         pairs = self.observed.any(dim=1).nonzero()  # [N, 2]
@@ -320,6 +320,8 @@ class Panel:
             )
 
         frame = events.assign(scope="") if events is not None and "scope" not in events.columns else events
+        if step > 1:  # a week has no weekday
+            rules = [rule for rule in rules if not rule.weekdays]
         calendar = build_calendar(dates, frequency, rules, frame)
         shape = (len(region_ids), len(dates), len(names))
         y = sales[target].to_numpy(dtype=np.float64, na_value=np.nan)

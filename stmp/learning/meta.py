@@ -25,6 +25,7 @@ from stmp.data.features import Schema
 from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, DataError, TrainingError
 from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
+from stmp.learning.conformal import Conformal
 from stmp.learning.validation import Split, Validator, history_of
 from stmp.learning.workers import Workers
 from stmp.nets.generative import STMP
@@ -150,6 +151,7 @@ class MetaTrainer:
         self.best: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
         self.bad_validations = 0
+        self.conformal = Conformal.identity(len(self.schema.day_types), len(config.model.levels))
         self.step = 0
         self.sums: dict[str, list[float]] = {}
 
@@ -245,7 +247,7 @@ class MetaTrainer:
 
     def validate(self) -> dict[str, float]:
         """Score the averaged weights on what was held out, and remember them where they are the best so far."""
-        with self._timed("validate"), self._averaged():
+        with self._timed("validate"), self._with(self.average):
             scores = self.validator.score(self.model, self.workers)
         if not scores:
             return scores
@@ -256,11 +258,16 @@ class MetaTrainer:
             self.bad_validations += 1
         return scores
 
+    def calibrate(self) -> None:
+        """Measure, with the weights that forecast, how far the quantiles must be stretched on unseen days."""
+        with self._with(self.best or self.average):
+            self.conformal = self.validator.calibrate(self.model, self.workers)
+
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The model with its averaged weights."""
+    def _with(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """The model with other weights."""
         own = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        self._load_parameters(self.average)
+        self._load_parameters(weights)
         try:
             yield
         finally:
@@ -388,3 +395,4 @@ def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> 
             report(step, trainer.metrics() + rows)
         if store is not None and (trainer.finished or step % train.checkpoint_every == 0):
             trainer.save(store)
+    trainer.calibrate()

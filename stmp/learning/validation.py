@@ -6,7 +6,7 @@ stops training is the loss on those last periods, forecast from the day before t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from stmp.config import Config
 from stmp.data.episodes import full_episode
 from stmp.data.features import History, Schema
 from stmp.data.panel import Panel
+from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
 from stmp.learning.workers import Workers
 from stmp.nets.generative import STMP
 
@@ -89,29 +90,45 @@ class Validator:
             history = history_of(panel.select(np.arange(part.start, part.stop)), schema, config)
             self.chunks.append((history, kinds[part]))
 
-    @torch.no_grad()
     def score(self, model: STMP, workers: Workers) -> dict[str, float]:
         """Mean loss over all points, by day type, and by seen and held-out regions; empty without any point."""
         sums = torch.zeros(len(self.day_types), 2, 2, dtype=torch.float64)  # day type, held out, (loss, points)
-        model.eval()
-        for history, kinds in self.chunks:
-            panel = history.panel
-            noise = torch.zeros(panel.shape[0], 1, self.config.model.psi_size)
-            episode = full_episode(
-                panel, self.first - 1, self.last - self.first, self.config.train.supports_forecast, noise
-            )
-            losses, points, _ = model.loss(history, episode)
+        for panel, kinds, losses, points, _, _ in self._forecasts(model):
             types = panel.day_type[:, self.first : self.last].cpu()
             for kind in (0, 1):
                 rows = kinds == bool(kind)
                 for of, values in enumerate((losses, points)):
                     flat = values.double().cpu()[rows].flatten()
                     sums[:, kind, of].index_add_(0, types[rows].flatten(), flat)
-        model.train()
         sums = workers.reduce(sums, "sum")
         scores = {"all": sums.sum(dim=(0, 1)), "seen": sums[:, 0].sum(dim=0), "held_out": sums[:, 1].sum(dim=0)}
         scores |= {name: sums[i].sum(dim=0) for i, name in enumerate(self.day_types)}
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
+
+    def calibrate(self, model: STMP, workers: Workers) -> Conformal:
+        """The factors that make the model's quantiles hold on the validation days."""
+        levels = self.config.model.levels
+        counts = torch.zeros(len(self.day_types), len(levels), BINS, dtype=torch.float64)
+        for panel, _, _, _, quantiles, truth in self._forecasts(model):
+            days = slice(self.first, self.last)
+            observed, types = panel.observed[:, days], panel.day_type[:, days]
+            counts += count_ratios(quantiles, truth, observed, types, len(self.day_types), levels)
+        return fit_conformal(workers.reduce(counts, "sum"), levels)
+
+    def _forecasts(self, model: STMP) -> Iterator[tuple[Panel, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """Panel, held out or not, losses, points, quantiles and truth (both transformed) of each chunk of regions."""
+        model.eval()
+        for history, kinds in self.chunks:
+            panel = history.panel
+            noise = torch.zeros(panel.shape[0], 1, self.config.model.psi_size)
+            supports = self.config.train.supports_forecast
+            with torch.no_grad():
+                episode = full_episode(panel, self.first - 1, self.last - self.first, supports, noise)
+                losses, points, prediction = model.loss(history, episode)
+                quantiles = model.head.quantiles(prediction.values, self.config.model.levels)
+                truth = history.scale(panel.sales[:, self.first : self.last], prediction.level)
+            yield panel, kinds, losses, points, quantiles, truth
+        model.train()
 
 
 def history_of(panel: Panel, schema: Schema, config: Config) -> History:

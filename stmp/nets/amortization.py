@@ -69,8 +69,7 @@ class Amortization(nn.Module):
             embedded: Tensor = self.embed(features)
             return embedded
         at = (torch.arange(len(days), device=days.device)[:, None], days)
-        embedded = self.embed(torch.cat([features, rows.recent[at], rows.observed[at].to(rows.sales.dtype)], dim=-1))
-        return embedded
+        return self.embed(torch.cat([features, rows.recent[at], rows.observed[at].to(rows.sales.dtype)], dim=-1))
 
     def forward(self, embedded: Tensor, mask: Tensor) -> TaskFeatures:
         """Pool and read off.

@@ -41,6 +41,12 @@ class NormalHead(nn.Module):
         log_likelihood = -0.5 * (error**2).sum(dim=-1)  # [B, L, Q]
         return torch.log(torch.tensor(float(prediction.shape[1]))) - log_likelihood.logsumexp(dim=1)
 
+    @staticmethod
+    def quantiles(prediction: Tensor, levels: tuple[float, ...]) -> Tensor:
+        """Quantiles of the normal distribution around the mean over samples, [B, Q, G, levels]."""
+        z = torch.special.ndtri(torch.tensor(levels, dtype=prediction.dtype, device=prediction.device))
+        return prediction.mean(dim=1) + z
+
 
 class QuantileHead(nn.Module):
     """Quantiles that increase by construction: the median, and cumulated positive steps away from it."""
@@ -82,3 +88,8 @@ class QuantileHead(nn.Module):
         error = truth[:, None, :, :, None] - prediction
         pinball = torch.maximum(self.levels * error, (self.levels - 1.0) * error)
         return 2.0 * (pinball.mean(dim=-1) * observed[:, None]).sum(dim=-1).mean(dim=1)
+
+    @staticmethod
+    def quantiles(prediction: Tensor, levels: tuple[float, ...]) -> Tensor:
+        """Mean over samples, [B, Q, G, levels]."""
+        return prediction.mean(dim=1)

@@ -1,0 +1,110 @@
+"""Conformal calibration: quantiles stretched, by day type, until they hold on days that training never saw.
+
+A network's quantiles describe the days it learned from, and those it has learned too well. On the validation days each
+distance from the median is compared with the predicted one; the factor that would have made a level hold is kept with
+the model (after conformalized quantile regression, Romano et al. 2019, with a factor in place of their offset).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BINS, WIDTH = 500, 0.02
+"""Ratios are counted in bins, so that the workers need to share no more than counts."""
+
+ENOUGH = 500.0
+"""Points of a day type that weigh as much as those of all day types together."""
+
+SMALLEST, LARGEST = 0.5, 4.0
+TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Conformal:
+    """A factor for each day type and level; the median's is 1.
+
+    Attributes
+    ----------
+    factors : tuple [D] of tuple [Q]
+    """
+
+    factors: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def identity(cls, day_types: int, levels: int) -> Conformal:
+        """Leave the quantiles as they are."""
+        return cls(((1.0,) * levels,) * day_types)
+
+    def apply(self, quantiles: Tensor, day_type: Tensor, middle: int) -> Tensor:
+        """Stretch quantiles around their median; they stay in order.
+
+        Parameters
+        ----------
+        quantiles : Tensor [B, H, G, Q]
+            Of transformed sales.
+        day_type : Tensor int64 [B, H]
+        middle : int
+            Position of the median.
+        """
+        factors = torch.tensor(self.factors, dtype=quantiles.dtype, device=quantiles.device)[day_type][:, :, None]
+        median = quantiles[..., middle : middle + 1]
+        stretched = median + factors * (quantiles - median)
+        above = stretched[..., middle:].cummax(dim=-1).values
+        below = stretched[..., : middle + 1].flip(-1).cummin(dim=-1).values.flip(-1)
+        return torch.cat([below[..., :-1], above], dim=-1)
+
+
+def count_ratios(
+    quantiles: Tensor, truth: Tensor, observed: Tensor, day_type: Tensor, day_types: int, levels: tuple[float, ...]
+) -> Tensor:
+    """How far from the median the truth lay, over how far each level did, counted in bins.
+
+    Parameters
+    ----------
+    quantiles : Tensor [B, H, G, Q]
+    truth, observed : Tensor [B, H, G]
+    day_type : Tensor int64 [B, H]
+
+    Returns
+    -------
+    Tensor float64 [D, Q, BINS]
+        On the level's side of the median; the other side counts in the first bin.
+    """
+    middle = levels.index(0.5)
+    median = quantiles[..., middle]
+    counts = torch.zeros(day_types, len(levels), BINS, dtype=torch.float64)
+    kinds = day_type[:, :, None].expand_as(truth)[observed].cpu()
+    for k, level in enumerate(levels):
+        side = 1.0 if level > 0.5 else -1.0
+        distance = (side * (quantiles[..., k] - median)).clamp(min=TINY)
+        ratio = (side * (truth - median) / distance)[observed].cpu()
+        place = (ratio / WIDTH).floor().clamp(min=0, max=BINS - 1).long()
+        counts[:, k] += torch.bincount(kinds * BINS + place, minlength=day_types * BINS).view(day_types, BINS)
+    return counts
+
+
+def fit_conformal(counts: Tensor, levels: tuple[float, ...]) -> Conformal:
+    """Factors from counts [D, Q, BINS] over all workers: a day type's own, leaning on all where it has few points."""
+    middle = levels.index(0.5)
+    points = counts[:, middle].sum(dim=-1)  # [D]
+    if points.sum() == 0:
+        return Conformal.identity(len(counts), len(levels))
+    overall = _factors(counts.sum(dim=0), levels)
+    rows = []
+    for own, number in zip(counts, points.tolist(), strict=True):
+        weight = number / (number + ENOUGH)
+        mixed = overall if number == 0 else weight * _factors(own, levels) + (1 - weight) * overall
+        mixed[middle] = 1.0
+        rows.append(tuple(mixed.tolist()))
+    return Conformal(tuple(rows))
+
+
+def _factors(counts: Tensor, levels: tuple[float, ...]) -> Tensor:
+    """The ratio that a share max(level, 1 - level) of the points stays below, for each level; [Q]."""
+    shares = counts.cumsum(dim=-1) / counts.sum(dim=-1, keepdim=True)
+    wanted = torch.tensor([max(level, 1 - level) for level in levels], dtype=torch.float64)[:, None]
+    place = (shares < wanted).sum(dim=-1).clamp(max=BINS - 1)
+    return ((place + 0.5) * WIDTH).clamp(min=SMALLEST, max=LARGEST)

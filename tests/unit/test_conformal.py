@@ -1,0 +1,63 @@
+"""Calibration against what it promises: levels that hold on other days of the same kind."""
+
+from __future__ import annotations
+
+import torch
+
+from stmp.learning.conformal import Conformal, count_ratios, fit_conformal
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+MIDDLE = 2
+
+
+def too_narrow(points: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Quantiles of a unit normal for noise that is three times as wide on days of type 1; [B, H, 1, Q] each."""
+    generator = torch.Generator().manual_seed(seed)
+    day_type = torch.arange(10).expand(points // 10, -1) % 2
+    center = torch.randn(points // 10, 10, 1, generator=generator)
+    noise = torch.randn(points // 10, 10, 1, generator=generator) * (1 + 2 * day_type[:, :, None])
+    quantiles = center.unsqueeze(-1) + torch.special.ndtri(torch.tensor(LEVELS))
+    return quantiles, center + noise, day_type
+
+
+def coverage(quantiles: torch.Tensor, truth: torch.Tensor, rows: torch.Tensor) -> float:
+    inside = (truth >= quantiles[..., 0]) & (truth <= quantiles[..., -1])
+    return float(inside[rows].float().mean())
+
+
+def test_levels_hold_on_other_days() -> None:
+    quantiles, truth, day_type = too_narrow(20_000, seed=0)
+    observed = torch.ones_like(truth, dtype=torch.bool)
+    conformal = fit_conformal(count_ratios(quantiles, truth, observed, day_type, 2, LEVELS), LEVELS)
+    quantiles, truth, day_type = too_narrow(20_000, seed=1)
+    assert coverage(quantiles, truth, day_type == 1) < 0.4
+    calibrated = conformal.apply(quantiles, day_type, MIDDLE)
+    for kind in (0, 1):
+        assert abs(coverage(calibrated, truth, day_type == kind) - 0.8) < 0.03
+    assert torch.equal(calibrated[..., MIDDLE], quantiles[..., MIDDLE])
+
+
+def test_order_is_kept_whatever_the_factors() -> None:
+    quantiles, _, day_type = too_narrow(100, seed=0)
+    uneven = Conformal(((0.6, 3.0, 1.0, 3.0, 0.5), (4.0, 0.5, 1.0, 0.5, 4.0)))
+    assert (uneven.apply(quantiles, day_type, MIDDLE).diff(dim=-1) >= 0).all()
+
+
+def test_without_points_nothing_changes_and_a_rare_type_leans_on_all() -> None:
+    nothing = torch.zeros(2, len(LEVELS), 500, dtype=torch.float64)
+    assert fit_conformal(nothing, LEVELS) == Conformal.identity(2, len(LEVELS))
+    quantiles, truth, day_type = too_narrow(20_000, seed=0)
+    observed = (day_type == 0)[:, :, None].expand_as(truth)
+    conformal = fit_conformal(count_ratios(quantiles, truth, observed, day_type, 2, LEVELS), LEVELS)
+    assert conformal.factors[1] == conformal.factors[0]
+
+
+def test_counts_of_parts_add_up() -> None:
+    quantiles, truth, day_type = too_narrow(400, seed=0)
+    observed = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    whole = count_ratios(quantiles, truth, observed, day_type, 2, LEVELS)
+    parts = [
+        count_ratios(quantiles[half], truth[half], observed[half], day_type[half], 2, LEVELS)
+        for half in (slice(0, 20), slice(20, None))
+    ]
+    assert torch.equal(whole, parts[0] + parts[1])
