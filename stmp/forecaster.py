@@ -170,8 +170,8 @@ class Forecaster:
             raise ConfigError(f"The horizon is {horizon}; it must be 1 or more.")
         if at + horizon >= len(panel.dates):
             raise DataError(
-                f"A forecast of {horizon} periods from {panel.dates[at]} needs a calendar beyond {panel.dates[-1]}, where the "
-                "data ends. Read the panel with a later end."
+                f"A forecast of {horizon} periods from {panel.dates[at]} needs a calendar beyond {panel.dates[-1]}, "
+                "where the data ends. Read the panel with a later end."
             )
         # Where the panel reaches further than this forecast does not matter to it.
         panel = panel.until(panel.dates[at])
@@ -228,8 +228,8 @@ class Forecaster:
         days = panel.dates[at + 1 : at + 1 + horizon][unknown.any(dim=2).any(dim=0).cpu().numpy()]
         raise DataError(
             f"The known-future covariates {names} have no value for {len(days)} days from {days[0]} to {days[-1]} in "
-            f"{int(unknown.any(dim=2).any(dim=1).sum())} of {panel.shape[0]} rows. Give them for those days (rows with empty "
-            "sales, or --known FILE), or set a `fill` value in dataset.yaml."
+            f"{int(unknown.any(dim=2).any(dim=1).sum())} of {panel.shape[0]} rows. Give them for those days (rows with "
+            "empty sales, or --known FILE), or set a `fill` value in dataset.yaml."
         )
 
     def with_version(self, version: str) -> Forecaster:
@@ -275,7 +275,8 @@ class Forecaster:
             ) from error
         if description.get("format") != FORMAT:
             raise CheckpointError(
-                f"The model in {folder} has format {description.get('format')}; this version reads {FORMAT}. Use the version that wrote it."
+                f"The model in {folder} has format {description.get('format')}; this version reads {FORMAT}. "
+                "Use the version that wrote it."
             )
         try:
             provenance = description["provenance"]
