@@ -78,7 +78,9 @@ class ModelConfig(_Section):
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
     event_size: int = Field(
-        6, ge=0, description="Learned numbers that stand for a named event; one never seen in training has none. 0 for off."
+        6,
+        ge=0,
+        description="Learned numbers that stand for a named event; one never seen in training has none. 0 for off.",
     )
     series: Literal["joint", "split"] = Field(
         "split",

@@ -66,7 +66,13 @@ def test_training_lowers_the_loss(panel: Panel) -> None:
     def report(step: int, rows: list[dict[str, object]]) -> None:
         losses.extend(float(str(r["value"])) for r in rows if r["phase"] == "validation" and r["name"] == "all")
 
-    faster = ["train.max_steps=90", "train.validate_every=30", "train.warmup=5", "train.ema=0.9", "train.learning_rate=0.01"]
+    faster = [
+        "train.max_steps=90",
+        "train.validate_every=30",
+        "train.warmup=5",
+        "train.ema=0.9",
+        "train.learning_rate=0.01",
+    ]
     config = Config.from_mapping({}, [*TINY, *faster])
     stmp.train(panel, config, until="2024-04-30", report=report)
     assert losses[-1] < 0.8 * losses[0]
