@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stmp.errors import DataError
@@ -176,3 +177,12 @@ def load_manifest(uri: str) -> Manifest:
 def save_manifest(manifest: Manifest, folder: Folder) -> None:
     """Commit a dataset: from here on its readers see it."""
     folder.write(NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
+
+
+def bucket_bounds(regions: int, buckets: int) -> np.ndarray:
+    """First region of each bucket, and the number of regions at the end; no bucket is empty.
+
+    Buckets are runs of neighbouring regions, as the shares of workers are: a worker reads few files besides its own.
+    """
+    number = max(1, min(buckets, regions))
+    return np.arange(number + 1) * regions // number

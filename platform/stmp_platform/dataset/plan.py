@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def buckets(self) -> int:
-        """Files per table. Many divisors, so that a shard of n workers finds its regions in 1/n of the files.
+        """Files per table: small enough to sort in memory, and enough of them for many workers to share.
 
         It follows from regions and dates alone, so that appending gives the same layout as ingesting at once.
         """

@@ -23,7 +23,7 @@ from stmp_platform.dataset.arrays import (
     scatter_table,
     spread,
 )
-from stmp_platform.dataset.manifest import Column, DataFile, FactTable, Manifest, load_manifest
+from stmp_platform.dataset.manifest import Column, DataFile, FactTable, Manifest, bucket_bounds, load_manifest
 from stmp_platform.dataset.plan import scope_columns
 from stmp_platform.dataset.spec import Role
 from stmp_platform.dataset.survey import closed_days
@@ -87,7 +87,7 @@ def read_panel(
     regions
         Ids of the regions wanted, by default all; the panel keeps the dataset's order.
     shard
-        (i, n): the regions whose position in the sorted list is i modulo n.
+        (i, n): the i-th of n equal runs of the sorted list of regions.
     end
         The last date wanted; the time axis is extended past the data, where known covariates are NaN unless filled by
         the spec, or cut short.
@@ -184,7 +184,7 @@ def _choose(ids: pd.Series, regions: Sequence[str] | None, shard: tuple[int, int
         number, count = shard
         if not 0 <= number < count:
             raise DataError(f"there is no shard {number} of {count}: shards are numbered from 0")
-        chosen = chosen[chosen % count == number]
+        chosen = chosen[np.arange(len(chosen)) * count // max(1, len(chosen)) == number]
     return chosen
 
 
@@ -226,7 +226,8 @@ def _read_buckets(
     series_index: pd.Index,
     vocabularies: dict[str, pd.Index],
 ) -> None:
-    needed = set(np.unique(chosen % reader.manifest.buckets).tolist())
+    bounds = bucket_bounds(reader.manifest.regions, reader.manifest.buckets)
+    needed = set((np.searchsorted(bounds, chosen, side="right") - 1).tolist())
     columns = ["_region", *(["_series"] if table.has_series else []), "_date", *targets]
     for file in table.files:
         if file.bucket in needed:

@@ -24,7 +24,7 @@ from stmp_platform.dataset.arrays import (
     spread,
 )
 from stmp_platform.dataset.checks import EXAMPLES, check_duplicates
-from stmp_platform.dataset.manifest import DataFile
+from stmp_platform.dataset.manifest import DataFile, bucket_bounds
 from stmp_platform.dataset.merge import merge_rows
 from stmp_platform.dataset.plan import Plan, scope_columns
 from stmp_platform.dataset.raw import Engine, name_sql, text_sql
@@ -68,6 +68,7 @@ class Writer:
         self.groups: dict[str, pa.Table] = {}
         self.series_index = pd.Index(plan.series, dtype=object)
         self.region_ids = plan.regions["_region"].to_numpy(dtype=object)
+        self.bounds = bucket_bounds(len(self.region_ids), plan.buckets)
 
     # --- tables that hold for groups of regions: small, kept in memory ---------------------------------------------
 
@@ -141,7 +142,7 @@ class Writer:
                 {
                     "_region": pa.array(self.region_ids, pa.string()),
                     "_r": numbers,
-                    "_bucket": numbers % self.plan.buckets,
+                    "_bucket": np.searchsorted(self.bounds, numbers, side="right") - 1,
                 }
             ),
         )
@@ -168,7 +169,7 @@ class Writer:
     def write_buckets(self, survey: Survey) -> None:
         """Sort, merge, measure and write one bucket after the other; the next is sorted while one is written."""
         facts = [fact for fact in self.plan.facts if fact.by_region]
-        total = min(self.plan.buckets, len(self.region_ids))
+        total = len(self.bounds) - 1
         group_cubes = self._group_cubes(survey)
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(self._sorted_bucket, facts, 0)
@@ -196,7 +197,8 @@ class Writer:
         tables: dict[str, pa.Table],
         group_cubes: list[tuple[dict[str, np.ndarray], np.ndarray]],
     ) -> None:
-        regions = np.arange(bucket, len(self.region_ids), self.plan.buckets)
+        first = self.bounds[bucket]
+        regions = np.arange(first, self.bounds[bucket + 1])
         cubes = survey.empty_cubes(len(regions))
         keys = ["_region", "_series", "_date"]
         for fact in facts:
@@ -205,7 +207,7 @@ class Writer:
                 continue
             names = [value.name for value in fact.values]
             table = self._merged(fact, table, ["_r", "_s", "_date"], names)
-            local = table["_r"].combine_chunks().to_numpy() // self.plan.buckets
+            local = table["_r"].combine_chunks().to_numpy() - first
             if fact.name == "sales":
                 survey.sales_rows(table, regions, local)
             table = self._named(table, regions, local, fact.has_series)
