@@ -248,8 +248,13 @@ class EpisodeSampler:
         span = (most - least + 1).clamp(min=1)
         leads = least + (plan.lead[mine].to(device) * span).long().clamp(max=span - 1)
         query_valid = (weights.sum(dim=1, keepdim=True) > 0) & (most >= least)
+        supports, drawn = self.train.supports, observed
+        cells = self.model.pooling == "mean" and self.train.view_mode == "cell"
+        if plan.view == "spatial" and self.model.instances == "window" and cells:
+            # Only days of the held type can be support, and each would cost a window.
+            supports, drawn = -(-supports // self.types), wanted > 0
         support, support_valid = draw_support(
-            observed, day_type, start, end, self.train.supports, self.types, plan.support[mine].to(device)
+            drawn, day_type, start, end, supports, self.types, plan.support[mine].to(device)
         )
         return Episode(
             region=region,
