@@ -50,9 +50,14 @@ def panel() -> Panel:
 
 PAPER = {
     "model": {
-        "instances": "window", "known": False, "pooling": "mean", "transform": "linear", "head": "normal", "series": "joint"
+        "instances": "window",
+        "known": False,
+        "pooling": "mean",
+        "transform": "linear",
+        "head": "normal",
+        "series": "joint",
     }
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=[{}, PAPER], ids=["product", "paper"])
