@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo-output
+# setuptools warns of editable installs in general, which is no news here.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --no-input
 PYTEST_ARGS ?=
 CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs tests benchmarks docs
@@ -53,19 +55,19 @@ $(VENV)/bin/python:
 		{ echo "Python 3.11 or later is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 1; }
 	@echo "==> Making a virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(PIP) install --quiet --upgrade pip
 
 # Stamps: installed once, and again when the dependencies change.
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "==> Installing stmp-platform and what the demo needs into $(VENV) (about 2 GB, a minute or two)"
-	$(BIN)/python -m pip install --quiet --editable '.[demo]' --constraint $(CONSTRAINTS)
+	$(PIP) install --quiet --editable '.[demo]' --constraint $(CONSTRAINTS)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo "==> Installing stmp-platform, the demo's needs and the test tools into $(VENV) (about 2 GB, a minute or two)"
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint $(CONSTRAINTS)
+	$(PIP) install --quiet --editable '.[dev]' --constraint $(CONSTRAINTS)
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.pandas3: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/pandas3 'pandas>=3,<4'
+	$(PIP) install --quiet --upgrade --no-deps --target $(VENV)/pandas3 'pandas>=3,<4'
 	@touch $@
