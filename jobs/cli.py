@@ -165,7 +165,7 @@ def train(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Register the model under this name; by default it is not registered."),
+        typer.Option(metavar="NAME", help="Register the model under this name; by default the dataset's."),
     ] = None,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,

@@ -44,7 +44,7 @@ def models(name: str | None = None, *, tracking_uri: str | None = None) -> dict[
         ]
         table(columns, rows)
     else:
-        say(f"No models are registered in {settings.shown_registry}. `stmp train ... --name NAME` registers one.")
+        say(f"No models are registered in {settings.shown_registry}. `stmp train` registers the models that it trains.")
     return {
         "registry": settings.shown_registry,
         "versions": [

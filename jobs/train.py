@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def train(
     until : str, optional
         The last day to learn from, itself included.
     name : str, optional
-        Register the model under this name.
+        Register the model under this name; the dataset's by default.
     tracking_uri : str, optional
         Tracking server or database; from the environment if not given.
 
@@ -59,12 +60,14 @@ def train(
         If training cannot go on.
     """
     config = load_preset(preset, settings)
+    from stmp_platform.dataset.manifest import load_manifest
     from stmp_platform.files import Folder
     from stmp_platform.settings import Settings
     from stmp_platform.training import train as run_training
 
     began = time.monotonic()
     surroundings = Settings.from_env(tracking_uri)
+    name = name or re.sub(r"[^\w.-]+", "-", load_manifest(data).name)
     result = run_training(
         data, config, out=out, seed=seed, workers=workers, gpu=gpu, until=until, settings=surroundings,
         register_as=name, tags={"stmp.preset": preset, "stmp.workers": str(workers)},

@@ -103,7 +103,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """Meta-training."""
 
-    max_steps: int = Field(3000, ge=1, description="Optimiser steps at most.")
+    max_steps: int = Field(1500, ge=1, description="Optimiser steps at most.")
     batch_regions: int = Field(48, ge=1, description="Regions in a step, over all workers.")
     queries: int = Field(48, ge=1, description="Query days drawn from each region in a step.")
     supports: int = Field(160, ge=1, description="Support days drawn from each region's past in a step.")
@@ -137,10 +137,10 @@ class TrainConfig(_Section):
     ema: float = Field(0.995, ge=0, lt=1, description="Decay of the weight average that forecasts; 0 for none.")
     precision: Literal["fp32", "tf32", "bf16"] = Field("fp32", description="Arithmetic of matrix products.")
     log_every: int = Field(50, ge=1, description="Steps between reports.")
-    validate_every: int = Field(250, ge=1, description="Steps between validations.")
-    checkpoint_every: int = Field(250, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(150, ge=1, description="Steps between validations.")
+    checkpoint_every: int = Field(150, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=1, description="Newest checkpoints kept.")
-    patience: int = Field(6, ge=1, description="Validations without a better score before training stops.")
+    patience: int = Field(5, ge=1, description="Validations without a better score before training stops.")
 
 
 class ValidationConfig(_Section):
