@@ -1,7 +1,7 @@
 """Does meta-learning pay? On a city whose truth is known, over three seeds of city and network.
 
-STMP, trained on all regions at once, is held against the same network without psi, the same network trained on one
-region alone, and seasonal naive. The noise of the city bounds what anyone can reach.
+STMP, trained on all regions at once, is held against the same network without task features (neither psi nor attention:
+nothing of the support days reaches a forecast), the same network trained on one region alone, and seasonal naive.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def run_seed(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     ingest(str(spec), str(folder / "dataset"))
     panel = read_panel(str(folder / "dataset"))
     ours = stmp.train(panel, stmp.Config.from_mapping({}, SMALL), seed=seed, until=UNTIL)
-    blind = stmp.train(panel, stmp.Config.from_mapping({}, [*SMALL, "model.psi=none"]), seed=seed, until=UNTIL)
-    everywhere = errors({"stmp": ours, "no psi": blind, "seasonal naive": SeasonalNaive()}, panel)
+    blindly = stmp.Config.from_mapping({}, [*SMALL, "model.psi=none", "model.pooling=mean"])
+    blind = stmp.train(panel, blindly, seed=seed, until=UNTIL)
+    everywhere = errors({"stmp": ours, "no task features": blind, "seasonal naive": SeasonalNaive()}, panel)
     few = panel.select(np.linspace(0, panel.shape[0] - 1, ALONE).round().astype(int))
     some = errors({"stmp": ours, "a network per region": Alone(few, seed)}, few)
     return everywhere | {f"{name}/few": values for name, values in some.items()}
@@ -111,6 +112,6 @@ def test_ahead_of_a_network_per_region(scores: dict[int, dict[str, dict[str, flo
 
 
 @pytest.mark.parametrize("part", ["all", "festival"])
-def test_psi_pays(scores: dict[int, dict[str, dict[str, float]]], part: str) -> None:
-    ratios = [scores[seed]["stmp"][part] / scores[seed]["no psi"][part] for seed in SEEDS]
-    assert np.mean(ratios) < 1.0, ratios
+def test_task_features_pay(scores: dict[int, dict[str, dict[str, float]]], part: str) -> None:
+    ratios = [scores[seed]["stmp"][part] / scores[seed]["no task features"][part] for seed in SEEDS]
+    assert np.mean(ratios) < 0.97, ratios
