@@ -6,6 +6,8 @@ squared error. ``quantile`` gives quantiles that cannot cross, trained by the pi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +41,7 @@ class NormalHead(nn.Module):
         """
         error = (prediction.squeeze(-1) - truth[:, None]) * observed[:, None]
         log_likelihood = -0.5 * (error**2).sum(dim=-1)  # [B, L, Q]
-        return torch.log(torch.tensor(float(prediction.shape[1]))) - log_likelihood.logsumexp(dim=1)
+        return math.log(prediction.shape[1]) - log_likelihood.logsumexp(dim=1)
 
     @staticmethod
     def quantiles(prediction: Tensor, levels: tuple[float, ...]) -> Tensor:
