@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -293,22 +294,30 @@ class Forecaster:
 
 
 def mean_of_quantiles(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Mean of the distribution whose quantile function is linear between the levels and, beyond them, flat.
+    """Mean of the distribution behind some quantiles, none negative.
+
+    The quantile function is linear between the levels. Above the last it goes on as an exponential tail would, because
+    sales have days that are far above all others; below the first it is linear, down to zero at most.
 
     Parameters
     ----------
     quantiles : Tensor [..., Q]
+    levels : tuple of float, length Q
 
     Returns
     -------
     Tensor [...]
     """
-    q = torch.tensor((0.0, *levels, 1.0), dtype=quantiles.dtype, device=quantiles.device)
-    # Trapezoids between levels; the tails count with the outermost quantiles.
-    weights = torch.zeros(len(levels), dtype=quantiles.dtype, device=quantiles.device)
-    gaps = q.diff()
-    weights += torch.cat([gaps[:1], gaps[1:-1] / 2]) + torch.cat([gaps[1:-1] / 2, gaps[-1:]])
-    return (quantiles * weights).sum(dim=-1)
+    q = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    inner = (q.diff() * (quantiles[..., 1:] + quantiles[..., :-1]) / 2).sum(dim=-1)
+    if len(levels) == 1:
+        return quantiles[..., 0]
+    low, second = quantiles[..., 0], quantiles[..., 1]
+    foot = (low - 0.5 * levels[0] * (second - low) / (levels[1] - levels[0])).clamp(min=0.0)
+    # An exponential tail Q(p) = Q(last) + b log((1 - last) / (1 - p)) has the mean Q(last) + b.
+    high, before = quantiles[..., -1], quantiles[..., -2]
+    slope = (high - before) / math.log((1 - levels[-2]) / (1 - levels[-1]))
+    return levels[0] * foot + inner + (1 - levels[-1]) * (high + slope)
 
 
 def _join_series(panel: Panel, values: np.ndarray) -> np.ndarray:

@@ -190,9 +190,15 @@ def test_unknown_future_covariates_are_an_error(panel: Panel) -> None:
         model.predict(replace(panel, known=known), "2024-05-10", 7)
 
 
-def test_the_mean_of_quantiles_is_that_of_a_uniform_distribution() -> None:
-    levels = (0.1, 0.3, 0.5, 0.7, 0.9)
-    assert float(mean_of_quantiles(torch.tensor(levels) * 10, levels)) == pytest.approx(5.0)
+def test_the_mean_of_quantiles() -> None:
+    levels = tuple(k / 10 for k in range(1, 10))
+    exponential = -torch.log(1 - torch.tensor(levels))
+    assert float(mean_of_quantiles(exponential, levels)) == pytest.approx(1.0, rel=0.02)
+    lognormal = torch.exp(0.3 * torch.special.ndtri(torch.tensor(levels)))
+    assert float(mean_of_quantiles(lognormal, levels)) == pytest.approx(np.exp(0.3**2 / 2), rel=0.01)
+    certain = torch.full((9,), 7.0)
+    assert float(mean_of_quantiles(certain, levels)) == pytest.approx(7.0)
+    assert float(mean_of_quantiles(torch.zeros(9), levels)) == 0.0
 
 
 def test_a_forecast_as_a_table_and_as_a_plot(model: stmp.Forecaster, panel: Panel) -> None:
