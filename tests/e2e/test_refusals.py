@@ -78,12 +78,19 @@ def test_until_outside_the_data(city: Stmp) -> None:
     assert "1999-01-01" in city.refused("train", "--data", "data", "--out", "r", "--until", "1999-01-01")
 
 
-def test_origin_after_the_last_sale(city: Stmp) -> None:
+@pytest.fixture(scope="module")
+def trained(city: Stmp) -> Stmp:
     city.ok("train", "--data", "data", "--out", "short", "--set", "train.max_steps=2", "--set", "model.hidden=8")
-    message = city.refused("forecast", "--data", "data", "--model", "short", "--origin", "2031-01-01", "--out", "f.csv")
+    return city
+
+
+def test_origin_after_the_last_sale(trained: Stmp) -> None:
+    message = trained.refused(
+        "forecast", "--data", "data", "--model", "short", "--origin", "2031-01-01", "--out", "f.csv"
+    )
     assert "2031-01-01" in message
     assert "--append" in message
-    assert not (city.folder / "f.csv").exists()
+    assert not (trained.folder / "f.csv").exists()
 
 
 def test_no_model_there(city: Stmp) -> None:
@@ -91,10 +98,12 @@ def test_no_model_there(city: Stmp) -> None:
     assert "nowhere" in message
 
 
-def test_no_such_registered_model(city: Stmp) -> None:
-    message = city.refused("forecast", "--data", "data", "--model", "models:/ghost/1", "--out", "f.csv", code=1)
-    assert "mlflow.db" in message
-    assert "--name" in message
+def test_no_such_registered_model(trained: Stmp) -> None:
+    command = ("forecast", "--data", "data", "--model", "models:/ghost/1", "--out", "f.csv")
+    assert "ghost" in trained.refused(*command, code=1)
+    message = trained.refused(*command, "--tracking-uri", "sqlite:///nowhere.db", code=1)
+    assert "nowhere.db" in message
+    assert not (trained.folder / "nowhere.db").exists()
 
 
 def test_unknown_file_ending(city: Stmp) -> None:
