@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ class Stmp:
         """Start a command, with both of its outputs piped."""
         hidden = ("MLFLOW_", "STMP_", "PYTHONPATH")
         clean = {k: v for k, v in os.environ.items() if not k.startswith(hidden) or k == "MLFLOW_DISABLE_TELEMETRY"}
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # A shell's background job ignores Ctrl-C, and what it starts would inherit that.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *arguments],
             cwd=self.folder,

@@ -140,7 +140,10 @@ def test_interrupted_by_hand(city: Stmp) -> None:
         while not list((city.folder / "cut" / "metrics").glob("step-*")) and time.monotonic() < end:
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not (city.folder / "cut" / "model").exists()
