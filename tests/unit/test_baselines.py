@@ -328,3 +328,14 @@ def test_seasonal_naive_has_the_published_figures_of_fev_bench(real_data):
     published = {"sql": 0.9137, "mase": 0.7886, "wape": 0.2692, "wql": 0.3140}
     for name, value in published.items():
         assert np.mean([w[name] for w in windows]) == pytest.approx(value, abs=5e-5), name
+
+
+def test_ets_leaves_short_weekly_histories_to_seasonal_naive() -> None:
+    """The library refuses series of a few periods; a new region on weekly data has four."""
+    weeks = pd.date_range("2024-01-05", periods=30, freq="7D")
+    frame = pd.DataFrame({"unique_id": "a", "ds": weeks, "y": np.arange(30.0) + 5})
+    panel = Panel.from_frame(frame, rules=())
+    for periods in (1, 4, 9, 15, 20):
+        cut = panel.with_history(panel.dates[24], 7 * periods)
+        forecast = ETS().predict(cut, panel.dates[24], 3)
+        assert np.isfinite(forecast.quantiles).all(), periods

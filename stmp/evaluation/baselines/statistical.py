@@ -10,6 +10,9 @@ import pandas as pd
 from stmp.evaluation.baselines.base import LEVELS, Baseline, Rows, normal_quantiles, require
 from stmp.evaluation.baselines.naive import SeasonalNaive
 
+SHORTEST = 16
+"""Periods of history below which the library refuses to choose a model; seasonal naive stands in."""
+
 
 class ETS(Baseline):
     """State-space exponential smoothing with an additive season, fitted by statsforecast.
@@ -59,7 +62,7 @@ class ETS(Baseline):
 
         begin = np.where(rows.observed.any(axis=1), rows.observed.argmax(axis=1), rows.origin + 1)
         length = np.minimum(rows.origin + 1 - begin, keep)
-        fitted = sample[length[sample] >= max(3 * season, 4)]
+        fitted = sample[length[sample] >= max(3 * season, SHORTEST)]
         if len(fitted) == 0:
             return mean, quantiles
         filled = fill_by_season(rows.sales[fitted][:, rows.past], rows.observed[fitted][:, rows.past], season)
