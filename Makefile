@@ -9,6 +9,8 @@ OUT ?= demo-output
 # setuptools warns of editable installs in general, which is no news here.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --no-input
 PYTEST_ARGS ?=
+# Two tests at a time; `make test PYTEST="python -m pytest"` for one.
+PYTEST := python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs tests benchmarks docs
 
@@ -22,10 +24,10 @@ demo: $(VENV)/.demo  ## real store data in, and a trained, backtested, registere
 	$(BIN)/stmp demo --out $(OUT)
 
 test: lint pandas3  ## lint, types, import rules, then all tests: unit, integration, model, e2e
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
 pandas3: $(VENV)/.pandas3  ## the unit tests once more, with pandas 3 in place of the pandas 2.3 that statsforecast asks for
-	PYTHONPATH=$(CURDIR)/$(VENV)/pandas3 $(BIN)/python -m pytest -q -o addopts="--strict-markers --import-mode=importlib" --disable-warnings tests/unit
+	PYTHONPATH=$(CURDIR)/$(VENV)/pandas3 $(BIN)/$(PYTEST) -q -o addopts="--strict-markers --import-mode=importlib" --disable-warnings tests/unit
 
 lint: $(VENV)/.dev  ## ruff, mypy and import-linter
 	@mkdir -p build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,15 @@ def kind_of(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder, and run the fast ones first: unit, integration, model, e2e; slow ones last."""
+    """Mark every test by its folder, and run the fast ones first: unit, integration, model, e2e; slow ones last.
+
+    With several processes (`pytest -n 2`) a file's tests stay together, and so do all that share the session's Ray.
+    """
     for item in items:
         if (kind := kind_of(item)) in KINDS:
             item.add_marker(kind)
+        shares_ray = "ray_here" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else str(item.path)))
 
     def rank(item: pytest.Item) -> tuple[int, bool]:
         kind = kind_of(item)
@@ -54,3 +60,13 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("STMP_TEST_DATA names no folder of real data sets")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine, started once."""
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=True)
+    yield
+    ray.shutdown()

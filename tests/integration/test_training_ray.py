@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,6 @@ pytestmark = pytest.mark.slow
 STEPS = ("train.max_steps=24",)
 SLOW = ("train.max_steps=24", "train.queries=60", "train.supports=150", "train.checkpoint_every=2")
 """Steps that take long enough to be interrupted."""
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """Ray on this machine, started once."""
-    import ray
-
-    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=True)
-    yield
-    ray.shutdown()
 
 
 def go(data: str, out: Path, *settings: str, workers: int) -> dict[str, Any]:
