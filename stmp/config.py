@@ -56,6 +56,9 @@ class ModelConfig(_Section):
         "target day's covariates over the region's own past.",
     )
     heads: int = Field(4, ge=1, description="Attention heads.")
+    last_year: bool = Field(
+        True, description="Sales of the same weeks a year before enter the decoder and the forecast's first guess."
+    )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."
     )

@@ -146,6 +146,8 @@ class Rows:
         `observed` is False before the history that may be seen.
     level : Tensor [B, T + 1, G]
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
+    scaled : Tensor bool [B, T + 1, G]
+        Whether that level comes from the series' own sales; else it is the default.
     recent : Tensor [B, T, G]
         Transformed sales over the level of the day before; 0 where not observed or without such a level.
     cart, cart_observed : Tensor [B, T, P]
@@ -164,6 +166,7 @@ class Rows:
     sales: Tensor
     observed: Tensor
     level: Tensor
+    scaled: Tensor
     recent: Tensor
     cart: Tensor
     cart_observed: Tensor
@@ -252,6 +255,7 @@ class History:
             sales=sales,
             observed=observed,
             level=level,
+            scaled=scaled,
             recent=recent,
             cart=cart,
             cart_observed=cart_observed,

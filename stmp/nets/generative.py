@@ -18,6 +18,7 @@ from stmp.data.features import History, Rows, Schema
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
 from stmp.nets.attention import PastAttention
 from stmp.nets.extractor import Contexts, Extractor, windows_of
+from stmp.nets.first_guess import READINGS, FirstGuess, last_year
 from stmp.nets.heads import NormalHead, QuantileHead
 
 
@@ -83,6 +84,9 @@ class STMP(nn.Module):
         inputs += feature_size if config.known else 0
         if self.attention is not None:
             inputs += self.attention.size + self.attention.heads * series
+        inputs += 2 * READINGS * series if config.last_year else 0
+        candidates = 1 + (self.attention.heads if self.attention is not None else 0) + READINGS * config.last_year
+        self.first_guess = FirstGuess(hidden, candidates, series) if candidates > 1 else None
         self.decoder = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden), nn.ReLU())
         self.head: NormalHead | QuantileHead = (
             NormalHead(hidden, series) if config.head == "normal" else QuantileHead(hidden, series, config.levels)
@@ -108,13 +112,23 @@ class STMP(nn.Module):
             history, rows, contexts, query_window, batch.expand_as(query_window), episode.origin, episode.target
         )
         parts = [h, self._lead(episode)]
-        base = torch.zeros_like(rows.level[batch, episode.origin + 1])  # [B, Q, G]
+        level = rows.level[batch, episode.origin + 1]  # [B, Q, G]
+        guesses, seen = [], []  # [B, Q, ., G]
         if self.config.known:
             parts.append(rows.day((batch, episode.target)))
         if self.attention is not None:
             raw, learned = self.attention(history, rows, episode)
             parts += [learned, raw.flatten(-2)]
-            base = raw[:, :, 0]
+            guesses.append(raw)
+            seen.append(torch.ones_like(raw, dtype=torch.bool))
+        # The level itself: of use where nothing else is seen.
+        guesses.append(torch.zeros_like(level)[:, :, None])
+        seen.append(torch.ones_like(guesses[-1], dtype=torch.bool))
+        if self.config.last_year:
+            readings, known = last_year(history, rows, episode)
+            parts += [readings.flatten(-2), known.to(readings.dtype).flatten(-2)]
+            guesses.append(readings)
+            seen.append(known)
         x = torch.cat(parts, dim=-1)[:, None]  # [B, 1, Q, inputs]
         psi = posterior = None
         if self.config.psi != "none":
@@ -124,8 +138,13 @@ class STMP(nn.Module):
             else:
                 samples = psi.mu[:, None]
             x = torch.cat([x.expand(-1, samples.shape[1], -1, -1), samples], dim=-1)
-        values = self.head(self.decoder(x), base[:, None])
-        return Prediction(values, rows.level[batch, episode.origin + 1], psi, posterior)
+        decoded = self.decoder(x)
+        candidates = torch.cat(guesses, dim=2)
+        if self.first_guess is None:
+            base = candidates[:, None, :, 0]  # the level
+        else:
+            base = self.first_guess(decoded, candidates, torch.cat(seen, dim=2))
+        return Prediction(self.head(decoded, base), level, psi, posterior)
 
     def loss(self, history: History, episode: Episode) -> tuple[Tensor, Tensor, Prediction]:
         """Summed loss of an episode and the number of points in it.

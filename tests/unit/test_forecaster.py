@@ -53,6 +53,7 @@ PAPER = {
         "instances": "window",
         "known": False,
         "pooling": "mean",
+        "last_year": False,
         "transform": "linear",
         "head": "normal",
         "series": "joint",
@@ -72,7 +73,7 @@ def test_training_lowers_the_loss(panel: Panel) -> None:
         losses.extend(float(str(r["value"])) for r in rows if r["phase"] == "validation" and r["name"] == "all")
 
     faster = [
-        "train.max_steps=90",
+        "train.max_steps=150",
         "train.validate_every=30",
         "train.warmup=5",
         "train.ema=0.9",

@@ -18,6 +18,7 @@ from stmp.data.panel import Panel
 from stmp.learning.validation import history_of
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
 from stmp.nets.extractor import SkipLSTM
+from stmp.nets.first_guess import NEIGHBOURS, FirstGuess, last_year
 from stmp.nets.generative import STMP
 from stmp.nets.heads import NormalHead, QuantileHead
 
@@ -44,6 +45,7 @@ PAPER = {
         "context": 14,
         "known": False,
         "pooling": "mean",
+        "last_year": False,
         "transform": "linear",
         "head": "normal",
         "samples": 3,
@@ -209,6 +211,7 @@ def test_kl_between_task_distributions_against_torch() -> None:
         (PAPER, ["model.beta_kl=0.1"]),
         (PRODUCT, ["model.beta_kl=0.1", "train.view_mode=pooled"]),
         (PRODUCT, ["model.pooling=mean", "model.head=normal"]),
+        (PRODUCT, ["model.last_year=false"]),
         (PRODUCT, ["model.known=false", "model.samples=3"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
@@ -241,6 +244,50 @@ def test_the_first_guess_of_attention_is_the_past_it_saw() -> None:
         grown = history.scale(rows.sales[batch, day], rows.level[batch, only.origin[:, q] + 1])
         mix = net.attention.own_level.sigmoid()[None, :, None]
         torch.testing.assert_close(raw[:, q], mix * own[:, None] + (1 - mix) * grown[:, None])
+
+
+def weekly_panel(weeks: int = 130) -> Panel:
+    rng = np.random.default_rng(3)
+    dates = pd.date_range("2022-01-02", periods=weeks, freq="7D")
+    frame = pd.DataFrame([(f"r{r}", day) for r in range(3) for day in dates], columns=["unique_id", "ds"])
+    frame["y"] = rng.lognormal(4, 0.5, len(frame)).round(2)
+    return Panel.from_frame(frame[(frame["unique_id"] != "r1") | (frame["ds"] > dates[70])])
+
+
+def test_last_year_against_a_loop() -> None:
+    """Of the same weeks a year before, over today's level and over that of the same origin a year before."""
+    panel = weekly_panel()
+    config = Config.from_mapping({"model": {"hidden": 4}}).resolve(7, 120)
+    history = history_of(panel, Schema.fit(panel, 120), config)
+    episode = full_episode(panel, 119, 8, 200, torch.zeros(3, 1, config.model.psi_size))
+    rows = history.rows(episode.region, episode.start)
+    readings, seen = last_year(history, rows, episode)
+    for r in range(3):
+        for h in range(8):
+            for n, shift in enumerate(NEIGHBOURS):
+                day = 120 + h - 52 + shift
+                known = bool(panel.observed[r, day, 0])
+                assert bool(seen[r, h, n, 0]) == known
+                sold = panel.sales[r, day]
+                expected = history.scale(sold, rows.level[r, 120]) if known else torch.zeros(1)
+                torch.testing.assert_close(readings[r, h, n], expected)
+                # The origin a year before needs sales of its own to have a level: region r1 opened since.
+                grown = known and r != 1
+                assert bool(seen[r, h, n + len(NEIGHBOURS), 0]) == grown
+                expected = history.scale(sold, rows.level[r, 120 - 52]) if grown else torch.zeros(1)
+                torch.testing.assert_close(readings[r, h, n + len(NEIGHBOURS)], expected)
+
+
+def test_first_guess_is_a_mean_of_what_is_seen() -> None:
+    torch.manual_seed(0)
+    guess = FirstGuess(5, candidates=3, series=2)
+    x, candidates = torch.randn(4, 2, 6, 5), torch.randn(4, 6, 3, 2)
+    seen = torch.zeros(4, 6, 3, 2, dtype=torch.bool)
+    seen[:, :, 1] = True
+    torch.testing.assert_close(guess(x, candidates, seen), candidates[:, None, :, 1].expand(-1, 2, -1, -1))
+    mixed = guess(x, candidates, ~seen)
+    low, high = candidates[:, :, [0, 2]].amin(dim=2), candidates[:, :, [0, 2]].amax(dim=2)
+    assert bool(((mixed >= low[:, None]) & (mixed <= high[:, None])).all())
 
 
 @pytest.mark.parametrize("preset", [PAPER, PRODUCT], ids=["paper", "product"])
