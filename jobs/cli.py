@@ -259,6 +259,44 @@ def forecast(
 
 
 @app.command()
+def similarity(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Trained models (as for --model), or datasets where only what sales look like is to be compared.",
+        ),
+    ],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The dataset that a model is wanted for.")],
+    source_data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="Dataset a source was trained on, if its training does not say; once for each."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day of the target to look at; by default the last one.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report here.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the permutations and the bootstrap.")] = 0,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Compare sources with a target before anything is fine-tuned: what differs, and what would carry over.
+
+    \b
+    stmp similarity runs/stores data/newmarket --report report
+    stmp similarity models:/stores/3 models:/online/1 data/newmarket --until 2015-06-30 --json ranking.json
+    """
+    from jobs.similarity import similarity as job
+
+    result = job(
+        sources, target, source_data=source_data or [], until=_day(until), report=report, seed=seed,
+        tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the versions of this model.")] = None,
     tracking_uri: Tracking = None,
