@@ -24,9 +24,7 @@ from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes, period_
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster
 
-ADAPTABLE = frozenset(
-    {"horizon", "context", "level_window", "skip_periods", "ar_lags", "levels", "samples", "beta_kl"}
-)
+ADAPTABLE = frozenset({"horizon", "context", "level_window", "skip_periods", "ar_lags", "levels", "samples", "beta_kl"})
 """Settings of the model that a target may change; the others are what the source's parameters mean."""
 
 ROLES = {
@@ -184,7 +182,9 @@ def _places(own: tuple[str, ...] | None, theirs: tuple[str, ...] | None, size: i
         return torch.arange(size), torch.arange(size)
     where = {name: place for place, name in enumerate(theirs)}
     pairs = [(place, where[name]) for place, name in enumerate(own) if name in where]
-    return torch.tensor([a for a, _ in pairs], dtype=torch.int64), torch.tensor([b for _, b in pairs], dtype=torch.int64)
+    return torch.tensor([a for a, _ in pairs], dtype=torch.int64), torch.tensor(
+        [b for _, b in pairs], dtype=torch.int64
+    )
 
 
 def _ratios(source: ModelConfig, target: ModelConfig) -> dict[str, float]:

@@ -149,13 +149,14 @@ def _extractor_columns(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     }
     if config.cart and past:
         inputs["cart"] = past + seen + known
-    columns, skips = {}, []
+    columns: dict[str, Names] = {}
+    skips: tuple[str, ...] = ()
     for position, period in enumerate(config.skip_periods):
         for branch, names in inputs.items():
             columns[f"{branch}.skips.{position}.lstm.weight_ih_l0"] = names
             skips += _units(f"{branch} {period * days} days", config.hidden)
-    joint = tuple(skips) or tuple(f"{branch}: {name}" for branch, names in inputs.items() for name in names)
-    top = tuple(unit for branch in inputs for unit in _units(branch, config.hidden)) + tuple(skips)
+    joint = skips or tuple(f"{branch}: {name}" for branch, names in inputs.items() for name in names)
+    top = tuple(unit for branch in inputs for unit in _units(branch, config.hidden)) + skips
     if config.ar:
         phase = config.skip_periods[0] if config.skip_periods else 7
         lags = [f"lag {k * days} days" for k in range(config.ar_lags)]

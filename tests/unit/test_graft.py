@@ -178,7 +178,8 @@ def test_day_types_and_events_are_matched_by_name(source: Forecaster) -> None:
     events = ("", *reversed(calendar.events[1:]))
     event = np.where(calendar.event > 0, len(events) - calendar.event, 0)
     turned = replace(
-        panel, calendar=replace(calendar, day_types=names, day_type=swapped, events=events, event=event.astype(np.int16))
+        panel,
+        calendar=replace(calendar, day_types=names, day_type=swapped, events=events, event=event.astype(np.int16)),
     )
     _, model = grafted(source, turned)
     _, straight = grafted(source, panel)
