@@ -12,7 +12,6 @@ from stmp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
-    from stmp.forecaster import Forecaster
     from stmp.learning.similarity import Similarity
     from stmp_platform.settings import Settings
 
@@ -97,7 +96,7 @@ def _compare(source: str, data: str | None, target: Panel, seed: int, settings: 
             f"{manifest.fingerprint}, trained on {forecaster.fingerprint}). Name the right one with --source-data."
         )
     panel = read_panel(uri).until(forecaster.trained_until)
-    return compare(_name(source), panel, target, forecaster=forecaster, grafted=_grafted(forecaster, target), seed=seed)
+    return compare(_name(source), panel, target, forecaster=forecaster, seed=seed)
 
 
 def _name(source: str) -> str:
@@ -105,10 +104,6 @@ def _name(source: str) -> str:
     if source.startswith("models:"):
         return source.removeprefix("models:/")
     return source.rstrip("/").removesuffix("/model").rpartition("/")[2]
-
-
-def _grafted(forecaster: Forecaster, target: Panel) -> Forecaster:
-    return forecaster
 
 
 def _print(found: Sequence[Similarity], target: str) -> None:

@@ -40,11 +40,14 @@ from stmp.learning.traits import (
     matching_end,
     window_of,
 )
+from stmp.learning.train import train
+from stmp.learning.transfer import adaptation_config
 from stmp.learning.validation import history_of
 
 NEAREST = 3
 """Source regions named for each target region."""
 MAX_ORIGINS = 8
+FEWEST_PERIODS = 8
 ALL = "all"
 
 
@@ -147,7 +150,6 @@ def compare(
     target: Panel,
     *,
     forecaster: Forecaster | None = None,
-    grafted: Forecaster | None = None,
     seed: int = 0,
 ) -> Similarity:
     """Compare a source with a target's past.
@@ -159,9 +161,7 @@ def compare(
     source, target : Panel
         The target's sales are read up to its last day with any; the source is read over a window of the same length.
     forecaster : Forecaster, optional
-        Trained on the source.
-    grafted : Forecaster, optional
-        The same network on the target's structure; given with `forecaster`.
+        Trained on the source; without it only the traits are compared.
     seed : int
         Of the permutations and the bootstrap.
 
@@ -185,8 +185,8 @@ def compare(
     tasks: dict[str, TwoSample] = {}
     zero = None
     vectors = _trait_vectors(ours, theirs)
-    if forecaster is not None and grafted is not None:
-        zero = zero_shot(grafted, there, seed)
+    if forecaster is not None:
+        zero, grafted = zero_shot(forecaster, there, seed)
         if forecaster.config.model.psi != "none":
             found = tasks_of(forecaster, here), tasks_of(grafted, there)
             tasks = _task_tests(*found, seed)
@@ -233,23 +233,34 @@ def tasks_of(forecaster: Forecaster, panel: Panel) -> Tasks:
     return Tasks(forecaster.schema.day_types, np.concatenate(vectors), np.concatenate(days))
 
 
-def zero_shot(model: Forecaster, target: Panel, seed: int = 0) -> ZeroShot:
-    """Score a network on the second half of a target's past, without learning anything from it but psi.
+def zero_shot(source: Forecaster, target: Panel, seed: int = 0) -> tuple[ZeroShot, Forecaster]:
+    """Score a source's network on the second half of a target's past, without learning anything from it but psi.
+
+    Returns
+    -------
+    ZeroShot
+    Forecaster
+        The source on the target's structure; its scales are those of the target's first half.
 
     Raises
     ------
     DataError
-        If there are fewer than four periods.
+        If there are fewer than eight periods.
     """
     periods = target.shape[1]
-    horizon = min(model.horizon, 14 // target.period_days, periods // 4)
-    if horizon < 1:
-        raise DataError(f"The target has {periods} periods with sales; a comparison needs 4 at least.")
+    horizon = min(source.horizon, 14 // target.period_days, periods // 4)
+    if periods < FEWEST_PERIODS:
+        raise DataError(
+            f"The target has sales over {periods} periods; a comparison needs {FEWEST_PERIODS} at least."
+        )
     origins = min(MAX_ORIGINS, max(1, periods // 2 // horizon))
+    start = target.dates[-1 - origins * horizon]
+    config = adaptation_config(source, target.frequency, ["train.max_steps=0"])
+    model = train(target, config, until=start, source=source)
     result = backtest(
         {"stmp": model, "seasonal_naive": SeasonalNaive(levels=model.config.model.levels)},
         target,
-        target.dates[-1 - origins * horizon],
+        start,
         target.dates[-1],
         horizon,
         cold_histories=(),
@@ -264,7 +275,7 @@ def zero_shot(model: Forecaster, target: Panel, seed: int = 0) -> ZeroShot:
         raise DataError("No day of the target's second half can be scored: nothing was sold on any of them.")
     absolute = SUMS.index("absolute")
     errors = {m: totals[:, :, absolute].sum(axis=1) for m, totals in result.totals.items()}  # [R]
-    return ZeroShot(
+    found = ZeroShot(
         skill=float(skill["mse"]),
         interval=_pair(skill["ci"].get("mse")),
         wape=_number(ours["wape"]),
@@ -278,17 +289,22 @@ def zero_shot(model: Forecaster, target: Panel, seed: int = 0) -> ZeroShot:
         },
         origins=len(result.origins),
         horizon=horizon,
-        warnings=_seen_before(model, target, result.origins[0]),
+        warnings=_seen_before(source, target, start),
     )
+    return found, model
 
 
-def _seen_before(model: Forecaster, target: Panel, first: np.datetime64) -> tuple[str, ...]:
-    """Whether the network may have learned from the days that it is scored on."""
-    same = np.isin(target.regions.astype(str), model.trained_regions).sum()
-    if not same or np.datetime64(model.trained_until, "D") <= first:
+def _seen_before(source: Forecaster, target: Panel, first: np.datetime64) -> tuple[str, ...]:
+    """Whether the network may have learned from the days that it is scored on: regions and columns have the same names."""
+    same = int(np.isin(target.regions.astype(str), source.trained_regions).sum())
+    if not same or np.datetime64(source.trained_until, "D") <= first:
+        return ()
+    try:
+        source.schema.check(target.split_series() if source.config.model.series == "split" else target)
+    except DataError:
         return ()
     return (
-        f"The source has learned from {same} regions of the same names up to {model.trained_until}, after the first "
+        f"The source has learned from {same} regions of the same names up to {source.trained_until}, after the first "
         f"forecast on {first}. If they are the same regions, its skill here is flattered.",
     )
 
