@@ -259,6 +259,55 @@ def forecast(
 
 
 @app.command()
+def tune(
+    source: Annotated[
+        str, typer.Option("--source", metavar="M", help="The model to adapt; named as for the other commands.")
+    ],
+    data: DataUri,
+    out: Annotated[str, typer.Option(metavar="URI", help="Folder of the tuning; an unfinished one is gone on with.")],
+    trials: Annotated[int, typer.Option(min=2, help="Lambdas to try; 0 and infinity are among them.")] = 16,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Search this too: learning_rate, frozen; may be repeated."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of docs/configuration.md; may be repeated."),
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="Cores of each trial, or a part of one; as many run at once as fit.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of each trial, or a part of one.")] = 0.0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Ray workers in each trial, for large targets; 0 is one process a trial.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search and of all sampling.")] = 0,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day to learn from and validate on; by default the last one.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register the best model under this name; by default the dataset's."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Find by Ray Tune how much of a source to keep for a target, and adapt it so; repeat the command to go on.
+
+    \b
+    stmp tune --source runs/stores --data data/newmarket --out runs/newmarket --trials 16
+    stmp tune --source models:/stores/3 --data data/shop --out runs/shop --also learning_rate --cpus 0.5
+    stmp tune --source models:/stores/3 --data s3://bucket/big --out s3://bucket/runs/big --workers 4 --gpus 1
+    """
+    from jobs.tune import tune as job
+
+    result = job(
+        source, data, out, trials=trials, beside=also or [], settings=setting or [], cpus=cpus, gpus=gpus,
+        workers=workers, seed=seed, until=_day(until), name=name, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+
+
+@app.command()
 def similarity(
     sources: Annotated[
         list[str],
