@@ -1,9 +1,9 @@
 """A source's parameters on a target's network: matched by role and name, whatever order or number the target has.
 
-What source and target share starts from the source. What is new to a layer that they share starts at zero, and a part of
-the network that is new as any fresh one; neither is heard until fine-tuning gives it weight, so that the grafted model
-forecasts as the source does. What the target lacks is dropped, as a value that is missing: its resting value goes into
-the layer's bias.
+What source and target share starts from the source. What is new to a layer that they share starts at zero, and a part
+of the network that is new as any fresh one; neither is heard until fine-tuning gives it weight, so that the grafted
+model forecasts as the source does. What the target lacks is dropped, as a value that is missing: its resting value goes
+into the layer's bias.
 """
 
 from __future__ import annotations
@@ -182,9 +182,8 @@ def _places(own: tuple[str, ...] | None, theirs: tuple[str, ...] | None, size: i
         return torch.arange(size), torch.arange(size)
     where = {name: place for place, name in enumerate(theirs)}
     pairs = [(place, where[name]) for place, name in enumerate(own) if name in where]
-    return torch.tensor([a for a, _ in pairs], dtype=torch.int64), torch.tensor(
-        [b for _, b in pairs], dtype=torch.int64
-    )
+    both = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def _ratios(source: ModelConfig, target: ModelConfig) -> dict[str, float]:
