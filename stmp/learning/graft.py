@@ -100,7 +100,7 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
         If the target counts in other periods than the source and `transfer.reset_periods` is not set, or its network
         is built in another way.
     """
-    check_match(source, config, schema)
+    check_match(source, config, schema.frequency)
     fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
     axes = parameter_axes(model, schema)
     weights = {name: p.detach().cpu() for name, p in source.model.named_parameters()}
@@ -124,14 +124,22 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
     return Graft(start, shared, _inheritance(axes, shared, source_axes, weights, source.schema, schema))
 
 
-def check_match(source: Forecaster, config: Config, schema: Schema) -> None:
+def check_match(source: Forecaster, config: Config, frequency: str) -> None:
     """Refuse a target that the source's parameters can mean nothing to.
+
+    Parameters
+    ----------
+    source : Forecaster
+    config : Config
+        Of the target.
+    frequency : str
+        Of the target.
 
     Raises
     ------
     ConfigError
     """
-    theirs, ours = period_days(source.schema.frequency), period_days(schema.frequency)
+    theirs, ours = period_days(source.schema.frequency), period_days(frequency)
     if theirs != ours and not config.transfer.reset_periods:
         unit = {1: "daily", 7: "weekly"}
         raise ConfigError(
