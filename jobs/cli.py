@@ -187,6 +187,64 @@ def train(
     _finish(result, json_file)
 
 
+Strength = Annotated[float | None, typer.Option(min=0, metavar="X", help="Lambda of these parameters alone.")]
+
+
+@app.command()
+def adapt(
+    source: Annotated[
+        str, typer.Option("--source", metavar="M", help="The model to adapt; named as for the other commands.")
+    ],
+    data: DataUri,
+    out: Annotated[
+        str, typer.Option(metavar="URI", help="Folder of the adaptation; an unfinished one in it is gone on with.")
+    ],
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda", min=0, metavar="X", help="Hold to the source: 0 is plain fine-tuning, inf a frozen source."
+        ),
+    ] = None,
+    lambda_extractor: Strength = None,
+    lambda_amortization: Strength = None,
+    lambda_head: Strength = None,
+    reset_periods: Annotated[
+        bool, typer.Option("--reset-periods", help="Adapt a daily model to weekly data, or a weekly one to days.")
+    ] = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of docs/configuration.md; may be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray workers; 0 trains in this process, without Ray.")] = 0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of new weights and of all sampling.")] = 0,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day to learn from; by default the last one.")
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register the best model under this name; by default the dataset's."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Adapt a model to other data, and register what forecasts that best: adapted, as it is, or trained from scratch.
+
+    \b
+    stmp adapt --source runs/first --data data/new-market --lambda 0.01 --out runs/new-market
+    stmp adapt --source models:/stores@champion --data data/shop --lambda-extractor inf --lambda-head 0 --out runs/shop
+    """
+    from jobs.adapt import adapt as job
+
+    by_group = {"extractor": lambda_extractor, "amortization": lambda_amortization, "head": lambda_head}
+    result = job(
+        source, data, out, strength=strength, by_group=by_group, reset_periods=reset_periods, settings=setting or [],
+        workers=workers, gpu=gpu, seed=seed, until=_day(until), name=name, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+
+
 @app.command()
 def backtest(
     data: DataUri,

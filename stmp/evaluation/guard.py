@@ -67,11 +67,15 @@ class Comparison:
             gain, spread = self.gain(ADAPTED, second)
             sure = f" (standard error {spread:.1%})" if np.isfinite(spread) else ""
             return f"Transfer helped: the adapted model's MSE is {gain:.1%}{sure} below the next best, {second}."
-        loss = self.error(ADAPTED) / self.error(winner) - 1.0
-        told = f"Transfer did not help: the adapted model's MSE is {loss:.1%} above that of '{winner}'."
+        more = f"the adapted model's MSE is {self.error(ADAPTED) / self.error(winner) - 1.0:.1%} above"
+        if winner == FROZEN:
+            return f"Fine-tuning did not help: {more} that of the source as it is. Use the source as it is."
         if winner == NAIVE:
-            return f"{told} No model beats last week's sales here; forecast with those until there is more history."
-        return f"{told} Use '{winner}'."
+            return (
+                f"Transfer did not help: {more} that of last week's sales repeated, and so is every other model's. "
+                "Forecast with those until there is more history."
+            )
+        return f"Transfer did not help: {more} that of a model that learned {winner}. Use that one."
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -1,9 +1,9 @@
 """A source's parameters on a target's network: matched by role and name, whatever order or number the target has.
 
-What source and target share starts from the source. What is new to a layer that they share starts at zero, and a part of
-the network that is new as any fresh one; neither is heard until fine-tuning gives it weight, so that the grafted model
-forecasts as the source does. What the target lacks is dropped, as a value that is missing: its resting value goes into
-the layer's bias.
+What source and target share starts from the source. What is new to a layer that they share starts at zero, and a part
+of the network that is new as any fresh one; neither is heard until fine-tuning gives it weight, so that the grafted
+model forecasts as the source does. What the target lacks is dropped, as a value that is missing: its resting value goes
+into the layer's bias.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
         If the target counts in other periods than the source and `transfer.reset_periods` is not set, or its network
         is built in another way.
     """
-    check_match(source, config, schema)
+    check_match(source, config, schema.frequency)
     fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
     axes = parameter_axes(model, schema)
     weights = {name: p.detach().cpu() for name, p in source.model.named_parameters()}
@@ -124,14 +124,22 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
     return Graft(start, shared, _inheritance(axes, shared, source_axes, weights, source.schema, schema))
 
 
-def check_match(source: Forecaster, config: Config, schema: Schema) -> None:
+def check_match(source: Forecaster, config: Config, frequency: str) -> None:
     """Refuse a target that the source's parameters can mean nothing to.
+
+    Parameters
+    ----------
+    source : Forecaster
+    config : Config
+        Of the target.
+    frequency : str
+        Of the target.
 
     Raises
     ------
     ConfigError
     """
-    theirs, ours = period_days(source.schema.frequency), period_days(schema.frequency)
+    theirs, ours = period_days(source.schema.frequency), period_days(frequency)
     if theirs != ours and not config.transfer.reset_periods:
         unit = {1: "daily", 7: "weekly"}
         raise ConfigError(
@@ -182,9 +190,8 @@ def _places(own: tuple[str, ...] | None, theirs: tuple[str, ...] | None, size: i
         return torch.arange(size), torch.arange(size)
     where = {name: place for place, name in enumerate(theirs)}
     pairs = [(place, where[name]) for place, name in enumerate(own) if name in where]
-    return torch.tensor([a for a, _ in pairs], dtype=torch.int64), torch.tensor(
-        [b for _, b in pairs], dtype=torch.int64
-    )
+    both = torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+    return both[:, 0], both[:, 1]
 
 
 def _ratios(source: ModelConfig, target: ModelConfig) -> dict[str, float]:

@@ -159,12 +159,10 @@ class MetaTrainer:
         self.source = source.name if source is not None else ""
         self.penalty: SourcePenalty | None = None
         self.inheritance: Inheritance | None = None
+        decay = config.train.weight_decay
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": config.train.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
         if source is not None:
             self.penalty = self._begin_from(source)
             groups = self.penalty.groups()

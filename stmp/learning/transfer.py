@@ -99,9 +99,9 @@ class SourcePenalty:
             parameter.mul_(torch.where(mask, 1.0, 1.0 - rate * self.weight_decay))
 
     def _pull(self, parameter: nn.Parameter, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> None:
-        """argmin over theta of lambda * ||theta - start||^2 + ||theta - parameter||^2_D / (2 * rate), element by element.
+        """argmin over theta of lambda * ||theta - start||^2 + ||theta - parameter||^2_D / (2 * rate).
 
-        D is the diagonal that AdamW divides its step by.
+        D is the diagonal that AdamW divides its step by, so that each element has a mean of its own.
         """
         strength, mask = self.strength[parameter], self.shared[parameter]
         if strength == 0.0 or not mask.any():

@@ -120,7 +120,7 @@ def _named_columns(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     static = tuple(f"static {name}" for name in schema.static_names) if config.static else ()
     embedded = _units("h", config.hidden) if config.instances == "window" else features + static
     heads = config.heads
-    decoder = _units("h", config.hidden) + ("lead over horizon", "log lead over horizon", "nearness")
+    decoder = (*_units("h", config.hidden), "lead over horizon", "log lead over horizon", "nearness")
     decoder += features if config.known else ()
     if config.pooling == "attention":
         decoder += _units("attended", heads * LEARNED)
