@@ -332,7 +332,9 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of docs/configuration.md; may be repeated."),
     ] = None,
-    cpus: Annotated[float, typer.Option(help="Cores of each trial, or a part of one; as many run at once as fit.")] = 1.0,
+    cpus: Annotated[
+        float, typer.Option(help="Cores of each trial, or a part of one; as many run at once as fit.")
+    ] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each trial, or a part of one.")] = 0.0,
     workers: Annotated[
         int, typer.Option(min=0, help="Ray workers in each trial, for large targets; 0 is one process a trial.")
@@ -377,7 +379,9 @@ def similarity(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The dataset that a model is wanted for.")],
     source_data: Annotated[
         list[str] | None,
-        typer.Option(metavar="URI", help="Dataset a source was trained on, if its training does not say; once for each."),
+        typer.Option(
+            metavar="URI", help="Dataset a source was trained on, if its training does not say; once for each."
+        ),
     ] = None,
     until: Annotated[
         datetime | None, typer.Option(**DAY, help="Last day of the target to look at; by default the last one.")

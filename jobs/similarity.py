@@ -64,7 +64,7 @@ def similarity(
     panel = read_panel(target, end=manifest.last_sales_date)
     if until is not None:
         panel = panel.until(panel.dates[panel.index_of(until)])
-    given = list(source_data) or [None] * len(sources)
+    given: list[str | None] = list(source_data) or [None] * len(sources)
     found = rank([_compare(s, d, panel, seed, settings) for s, d in zip(sources, given, strict=True)])
     for text in dict.fromkeys(text for s in found if s.zero_shot for text in s.zero_shot.warnings):
         warn(text)

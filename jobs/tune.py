@@ -1,4 +1,4 @@
-"""The job behind `stmp tune`: lambda is searched on validation windows of the target, and the source adapted with it."""
+"""The job behind `stmp tune`: search lambda on validation windows of the target, and adapt the source with it."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ def tune(
     forecaster = load_forecaster(source, surroundings)
     with progress("Trials") as bar:
         found = run_tuning(
-            forecaster, data, out=out, trials=trials, beside=beside, overrides=settings, seed=seed, cpus=cpus, gpus=gpus,
-            workers=workers, until=until, settings=surroundings, register_as=name, progress=bar,
+            forecaster, data, out=out, trials=trials, beside=beside, overrides=settings, seed=seed, cpus=cpus,
+            gpus=gpus, workers=workers, until=until, settings=surroundings, register_as=name, progress=bar,
         )  # fmt: skip
     choice, finished = found.choice, found.finished
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         (written(t.strength), t.result["error"], float(choice.spread[i]), float(choice.behind[i]),
          "chosen" if i == choice.chosen else "best" if i == choice.best else "")
         for i, t in enumerate(finished)

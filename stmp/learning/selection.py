@@ -78,6 +78,6 @@ def choose(candidates: Sequence[Candidate], seed: int = 0) -> Choice:
         drawn = errors[None]  # one region tells nothing of the spread
     behind = errors - errors[best]
     behind_spread = (drawn - drawn[:, best : best + 1]).std(axis=0)
-    close = np.flatnonzero(behind <= behind_spread)
+    close: list[int] = np.flatnonzero(behind <= behind_spread).tolist()
     chosen = min(close, key=lambda i: (-candidates[i].strength, errors[i]))
-    return Choice(best, int(chosen), drawn.std(axis=0), behind, behind_spread)
+    return Choice(best, chosen, drawn.std(axis=0), behind, behind_spread)

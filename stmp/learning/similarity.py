@@ -27,6 +27,7 @@ from stmp.evaluation.baselines import SeasonalNaive
 from stmp.evaluation.metrics import SUMS
 from stmp.forecaster import CHUNK, Forecaster
 from stmp.learning.distance import TwoSample, energy_test, pairwise
+from stmp.learning.train import train
 from stmp.learning.traits import (
     FESTIVAL,
     KINDS,
@@ -40,7 +41,6 @@ from stmp.learning.traits import (
     matching_end,
     window_of,
 )
-from stmp.learning.train import train
 from stmp.learning.transfer import adaptation_config
 from stmp.learning.validation import history_of
 
@@ -250,9 +250,7 @@ def zero_shot(source: Forecaster, target: Panel, seed: int = 0) -> tuple[ZeroSho
     periods = target.shape[1]
     horizon = min(source.horizon, 14 // target.period_days, periods // 4)
     if periods < FEWEST_PERIODS:
-        raise DataError(
-            f"The target has sales over {periods} periods; a comparison needs {FEWEST_PERIODS} at least."
-        )
+        raise DataError(f"The target has sales over {periods} periods; a comparison needs {FEWEST_PERIODS} at least.")
     origins = min(MAX_ORIGINS, max(1, periods // 2 // horizon))
     start = target.dates[-1 - origins * horizon]
     config = adaptation_config(source, target.frequency, ["train.max_steps=0"])
@@ -295,7 +293,7 @@ def zero_shot(source: Forecaster, target: Panel, seed: int = 0) -> tuple[ZeroSho
 
 
 def _seen_before(source: Forecaster, target: Panel, first: np.datetime64) -> tuple[str, ...]:
-    """Whether the network may have learned from the days that it is scored on: regions and columns have the same names."""
+    """Whether the network may have learned from the days it is scored on: regions and columns have the same names."""
     same = int(np.isin(target.regions.astype(str), source.trained_regions).sum())
     if not same or np.datetime64(source.trained_until, "D") <= first:
         return ()

@@ -146,7 +146,7 @@ def _profile(values: np.ndarray, mask: np.ndarray, place: np.ndarray) -> np.ndar
 
 
 def _responses(rows: Panel, rest: np.ndarray, usual: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """How log sales answer each known covariate beside the weekday, [N, K]: by a 0/1 one's presence, else by its deviation.
+    """How log sales answer each known covariate beside the weekday, [N, K]: by its presence, if 0/1, or its deviation.
 
     The slope of a regression on weekday and covariate, by residuals of both (Frisch, Waugh & Lovell).
     """

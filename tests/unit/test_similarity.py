@@ -1,4 +1,4 @@
-"""What is measured of a source and a target: distances that are zero for the same and small by chance, traits with a known truth."""
+"""What is measured of a source and a target: distances, traits whose truth is known, neighbours and psi."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stmp.data.panel import Panel
 from stmp.errors import DataError
 from stmp.learning.distance import energy_test, pairwise
 from stmp.learning.similarity import compare, rank, tasks_of
-from stmp.learning.traits import FESTIVAL, KNOWN, LEVEL, VOLATILITY, WEEK, describe, matching_end, window_of
 from stmp.learning.train import train
+from stmp.learning.traits import FESTIVAL, KNOWN, LEVEL, VOLATILITY, WEEK, describe, matching_end, window_of
 from tests.training import small_config, small_panel
 
 WEEKLY = np.array([0.0, -0.1, -0.1, 0.0, 0.1, 0.3, -0.2])
@@ -147,7 +147,10 @@ def test_nearest_regions_are_the_ones_that_are_alike() -> None:
 
 def _two_kinds(seed: int) -> Panel:
     parts = [stores(5, seed=10 * seed + i, weekly=w) for i, w in enumerate((WEEKLY, -WEEKLY))]
-    parts = [replace(p, regions=np.asarray([f"{n}{r}" for r in p.regions], dtype=object)) for n, p in zip("ab", parts, strict=True)]
+    parts = [
+        replace(p, regions=np.asarray([f"{n}{r}" for r in p.regions], dtype=object))
+        for n, p in zip("ab", parts, strict=True)
+    ]
     joined = {name: torch.cat([getattr(p, name) for p in parts]) for name in
               ("calendar_index", "sales", "observed", "closed", "past", "known", "static")}  # fmt: skip
     return replace(parts[0], regions=np.concatenate([p.regions for p in parts]), **joined)

@@ -1,4 +1,4 @@
-"""The page of a comparison of sources with a target: what differs, what carries over, and which regions are neighbours."""
+"""The page of a comparison of sources with a target: what differs, what carries over, which regions are neighbours."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def write_similarity(found: Sequence[Similarity], target: str, folder: str | Pat
     sheet.picture(
         f"Regions: {best.source} and {target}", _neighbours(best),
         "Distance from each target region to the nearest source region, over the usual distance between neighbours in "
-        "the source: above 1 it is further out than source regions are from one another. Upwards: the absolute error that "
-        "the untouched source saves in that region, against seasonal naive.",
+        "the source: above 1 it is further out than source regions are from one another. Upwards: the absolute error "
+        "that the untouched source saves in that region, against seasonal naive.",
     )  # fmt: skip
     _tables(sheet, found, target)
     return sheet.write(Path(folder) / PAGE)
@@ -89,8 +89,8 @@ def headline(found: Sequence[Similarity], target: str) -> list[str]:
         sure = zero.interval is not None and (zero.interval[0] > 0 or zero.interval[1] < 0)
         first = "" if len(found) == 1 else f"Of {len(found)} sources, {best.source} carries over best. "
         sentences.append(
-            f"{first}As it is, the network of {best.source} forecasts {target} with {abs(100 * zero.skill):.0f} % {word} "
-            f"squared error than last week's sales would{'' if sure else ', which is too close to call'}."
+            f"{first}As it is, the network of {best.source} forecasts {target} with {abs(100 * zero.skill):.0f} % "
+            f"{word} squared error than last week's sales would{'' if sure else ', which is too close to call'}."
         )
     else:
         sentences.append(f"{best.source} was given without a model, so only what sales look like is compared.")
@@ -212,6 +212,7 @@ def _neighbours(best: Similarity) -> Figure:
 
 def _tables(sheet: Sheet, found: Sequence[Similarity], target: str) -> None:
     best = found[0]
+    rows: list[tuple[str, ...]]
     if len(found) > 1:
         rows = [
             (f"{i}. {s.source}", percent(s.zero_shot.skill if s.zero_shot else None), percent(s.distance),
@@ -227,16 +228,20 @@ def _tables(sheet: Sheet, found: Sequence[Similarity], target: str) -> None:
     sheet.table(f"Distances from {best.source}", ("", "Beyond chance", "Energy distance", "p", "Rows compared"), rows)
     medians = best.medians
     told = medians[medians[["source", "target"]].notna().all(axis=1) | ~medians["kind"].isin([STATIC, KNOWN])]
-    rows = [(f"{LABELS[r.kind]}: {r.trait}", _shown(r.source), _shown(r.target)) for r in told.itertuples()]
+    rows = [
+        (f"{LABELS[r['kind']]}: {r['trait']}", _shown(r["source"]), _shown(r["target"]))
+        for r in told.to_dict("records")
+    ]
     sheet.table(
         "Traits, median over regions", ("Trait", best.source, target), rows,
         "Changes of log sales: 0.1 is about 10 % more. A covariate's is by its presence, or by one standard deviation.",
     )  # fmt: skip
     regions = best.regions.sort_values("relative", ascending=False).head(MAX_REGIONS)
     rows = [
-        (str(r.region), ", ".join(r.nearest), number(r.relative), percent(None if pd.isna(r.skill) else r.skill))
-        for r in regions.itertuples()
-    ]
+        (str(r["region"]), ", ".join(r["nearest"]), number(r["relative"]),
+         percent(None if pd.isna(r["skill"]) else r["skill"]))
+        for r in regions.to_dict("records")
+    ]  # fmt: skip
     sheet.table(
         "Target regions, the strangest first", ("Region", "Nearest source regions", "Distance", "Error saved"), rows,
         "" if len(best.regions) <= MAX_REGIONS else f"{MAX_REGIONS} of {len(best.regions):,}.",

@@ -34,7 +34,7 @@ GAP = 0.6
 
 @dataclass(frozen=True)
 class Curve:
-    """The finished trials as points: place on the axis, error and its spread as shares of the seasonal naive's error."""
+    """The finished trials as points: place on the axis, error and its spread as shares of seasonal naive's error."""
 
     at: list[float]
     error: list[float]
@@ -64,9 +64,7 @@ def place_of(strength: float) -> float:
     return HIGHEST + GAP if math.isinf(strength) else math.log10(strength)
 
 
-def write_tuning(
-    found: Sequence[Trial], finished: Sequence[Trial], choice: Choice, target: str, out: Folder
-) -> None:
+def write_tuning(found: Sequence[Trial], finished: Sequence[Trial], choice: Choice, target: str, out: Folder) -> None:
     """Write ``report/tuning.html`` and ``report/lambda.png`` into the folder of a tuning.
 
     Parameters
@@ -81,8 +79,8 @@ def write_tuning(
     curve = Curve.of(finished, choice)
     sheet = Sheet(
         title=f"How much of the source to keep for {target}",
-        subtitle=f"{len(found)} trials, {len(finished)} of them to the end; validated on {len(result['origins'])} windows "
-        f"of {result['horizon']} periods, from {result['origins'][0]}",
+        subtitle=f"{len(found)} trials, {len(finished)} of them to the end; validated on {len(result['origins'])} "
+        f"windows of {result['horizon']} periods, from {result['origins'][0]}",
         sentences=_sentences(finished, choice),
         warnings=[f"A trial has failed: {text}" for text in dict.fromkeys(
             trial.result["failure"] for trial in found if trial.status == "failed")],
@@ -128,15 +126,17 @@ def _sentences(finished: Sequence[Trial], choice: Choice) -> list[str]:
     if chosen is not best:
         away = choice.behind[choice.chosen] / best.result["error"]
         sentences.append(
-            f"The lowest error had lambda {written(best.strength)}; the chosen one's is {percent(away)} above it, which is "
-            "within one standard error, and it stays closer to the source."
+            f"The lowest error had lambda {written(best.strength)}; the chosen one's is {percent(away)} above it, "
+            "which is within one standard error, and it stays closer to the source."
         )
     ends = {"plain fine-tuning (0)": 0.0, "the frozen source (∞)": math.inf}
     for name, strength in ends.items():
         rivals = [trial.result["error"] for trial in finished if trial.strength == strength]
         if rivals and chosen.strength != strength:
             change = 1 - chosen.result["error"] / min(rivals)
-            sentences.append(f"Its squared error is {percent(abs(change))} {'below' if change >= 0 else 'above'} {name}.")
+            sentences.append(
+                f"Its squared error is {percent(abs(change))} {'below' if change >= 0 else 'above'} {name}."
+            )
     return sentences
 
 
@@ -159,7 +159,9 @@ def _row(trial: Trial, at: int | None, choice: Choice, others: Sequence[str]) ->
 
 def _figure(curve: Curve, finished: Sequence[Trial]) -> Figure:
     texts = [
-        "<br>".join([f"lambda {written(t.strength)}", *(f"{k}: {v}" for k, v in t.values.items() if k in (RATE, FROZEN))])
+        "<br>".join(
+            [f"lambda {written(t.strength)}", *(f"{k}: {v}" for k, v in t.values.items() if k in (RATE, FROZEN))]
+        )
         for t in finished
     ]
     bars: dict[str, Any] = {"type": "data", "array": curve.spread, "thickness": 1, "width": 3, "color": "#888"}
@@ -183,7 +185,9 @@ def _figure(curve: Curve, finished: Sequence[Trial]) -> Figure:
 def _canvas(curve: Curve) -> Canvas:
     figure, grid = blank(9, 4.2)
     axes = grid[0, 0]
-    axes.errorbar(curve.at, curve.error, yerr=curve.spread, fmt="o", color=MODEL, ecolor="#999", elinewidth=1, capsize=3)
+    axes.errorbar(
+        curve.at, curve.error, yerr=curve.spread, fmt="o", color=MODEL, ecolor="#999", elinewidth=1, capsize=3
+    )
     axes.plot(
         [curve.at[curve.chosen]], [curve.error[curve.chosen]], "o", markersize=13, markerfacecolor="none",
         markeredgecolor=CHOSEN, markeredgewidth=2, label="chosen",

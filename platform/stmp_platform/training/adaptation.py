@@ -104,7 +104,7 @@ def adapt(
     }
     check_match(source, configs[ADAPTED], frequency)
     folder = Folder(out, settings)
-    _keep_source(folder, source, settings)
+    keep_source(folder, source, settings)
     results = {
         name: train(
             data, config, out=folder.child(FOLDERS[name]), seed=seed, workers=workers, gpu=gpu, until=until,
@@ -128,7 +128,7 @@ def adapt(
     return Adaptation(comparison, results, inheritance, folder.child(MODEL) if winner != NAIVE else None, tracking)
 
 
-def _keep_source(folder: Folder, source: Forecaster, settings: Settings) -> None:
+def keep_source(folder: Folder, source: Forecaster, settings: Settings) -> None:
     """Put the source where all workers see it, and where it stays when an alias moves on.
 
     Raises

@@ -57,7 +57,7 @@ class Children(threading.Thread):
             if self._progress is not None:
                 self._progress(len(ended), self._trials)
             if self._track and not self._away:
-                self._away = bool(self._push({name: "RUNNING" for name in names}))
+                self._away = bool(self._push(dict.fromkeys(names, "RUNNING")))
 
     def finish(self, statuses: Mapping[str, Status]) -> str:
         """Stop following, and send how each trial ended. What is missing in the store, for people; empty if nothing."""
@@ -65,7 +65,9 @@ class Children(threading.Thread):
         if self.ident is not None:
             self.join()
         problem = self._push(statuses) if self._track else ""
-        return f"The tracking store has not got all trials: {problem} Repeat the command to send them." if problem else ""
+        return (
+            f"The tracking store has not got all trials: {problem} Repeat the command to send them." if problem else ""
+        )
 
     def _push(self, statuses: Mapping[str, Status]) -> str:
         """Send the folders of some trials; the first problem met, after which no further is tried."""
@@ -92,7 +94,7 @@ class Children(threading.Thread):
         values: dict[str, Any] = folder.read_json(CONFIG_FILE).get("tune", {})
         beside = {f"stmp.{key}": str(values[key]) for key in (RATE, FROZEN) if key in values}
         tags = {
-            **{key: value for key, value in parent.tags.items() if key.startswith(("stmp.version", "mlflow.source.git"))},
+            **{k: v for k, v in parent.tags.items() if k.startswith(("stmp.version", "mlflow.source.git"))},
             "mlflow.parentRunId": str(parent.mlflow_run_id),
             "mlflow.source.name": "stmp tune",
             "stmp.trial": name,

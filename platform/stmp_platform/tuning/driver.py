@@ -1,6 +1,6 @@
 """Tune lambda for a target: search on validation windows, choose, report, and adapt with what was chosen.
 
-All that is needed to go on lies in the output folder: Ray Tune's own state in ``ray/``, and each trial's checkpoints and
+All that is needed to go on lies in the output folder: Ray Tune's own state in ``ray/``, each trial's checkpoints and
 result in ``trials/``. A driver that was killed is started again by its own command; trials that had ended are not run
 again, the others go on from their checkpoints.
 """
@@ -44,6 +44,12 @@ logger = logging.getLogger("stmp.tuning")
 
 STATE = "ray"
 PLAN, CHOICE = "tune.json", "choice.json"
+TUNE = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new output tells of an experiment however silent it is asked to be
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what a report leaves out is none of its searcher's or scheduler's
+}
 MAX_FAILURES = 2
 """How often a trial whose process died is started again."""
 MAX_WINDOWS = {1: 4, 7: 2}
@@ -166,9 +172,9 @@ def tune(
     unknown = sorted(set(beside) - set(space.SEARCHABLE))
     if unknown or trials < 2 or cpus <= 0 or gpus < 0 or workers < 0:
         raise ConfigError(
-            f"trials is {trials}, which must be 2 or more, for lambda 0 and infinity; cpus {cpus:g} must be above 0, gpus "
-            f"{gpus:g} and workers {workers} 0 or more; beside lambda can be searched {', '.join(space.SEARCHABLE)}"
-            f"{f', not {unknown}' if unknown else ''}."
+            f"trials is {trials}, which must be 2 or more, for lambda 0 and infinity; cpus {cpus:g} must be above 0, "
+            f"gpus {gpus:g} and workers {workers} 0 or more; beside lambda can be searched "
+            f"{', '.join(space.SEARCHABLE)}{f', not {unknown}' if unknown else ''}."
         )
     plan = _plan(source, data, out, overrides, seed, until, workers, gpus > 0, max(1, int(cpus)))
     config = adaptation_config(source, load_manifest(data).frequency, overrides)
@@ -238,8 +244,8 @@ def _plan(
     folder = absolute(out).rstrip("/")
     return Plan(
         data=absolute(data), out=folder, source=f"{folder}/{SOURCE}", until=str(last),
-        learn_until=str(last - np.timedelta64(windows * days, "D")), windows=windows, settings=tuple(overrides), seed=seed,
-        workers=workers, gpu=gpu, threads=threads,
+        learn_until=str(last - np.timedelta64(windows * days, "D")), windows=windows, settings=tuple(overrides),
+        seed=seed, workers=workers, gpu=gpu, threads=threads,
     )  # fmt: skip
 
 
@@ -251,11 +257,13 @@ def _claim(folder: Folder, description: dict[str, Any]) -> None:
             raise ConfigError(f"{folder.uri} holds a training. Choose another --out.")
         folder.write_json(PLAN, description)
         return
-    differ = [f"{key} was {there.get(key)!r}, now {value!r}" for key, value in description.items() if there.get(key) != value]
+    differ = [
+        f"{key} was {there.get(key)!r}, now {value!r}" for key, value in description.items() if there.get(key) != value
+    ]
     if differ:
         raise ConfigError(
-            f"{folder.uri} holds another tuning: {'; '.join(differ)}. Repeat its command as it was to go on with it, or "
-            "choose another --out."
+            f"{folder.uri} holds another tuning: {'; '.join(differ)}. Repeat its command as it was to go on with it, "
+            "or choose another --out."
         )
 
 
@@ -263,13 +271,15 @@ def _search(
     plan: Plan, settings: Settings, trials: int, search: Any, max_steps: int, cpus: float, gpus: float
 ) -> set[str]:
     """Run the trials that have not ended, and return the ids of those whose processes kept dying."""
-    for name, value in {**QUIET, "RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}.items():
+    for name, value in {**QUIET, **TUNE}.items():
         os.environ.setdefault(name, value)
     import ray
     from ray import tune
 
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING)
+    # It misses the files of the loggers that are not used here.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     # By reference: Ray writes a trainable into its state, and settings hold secrets.
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan, settings=settings), _resources(plan.workers, cpus, gpus)
@@ -304,7 +314,7 @@ def _resources(workers: int, cpus: float, gpus: float) -> dict[str, float]:
 
 
 def _at_once(workers: int, cpus: float, gpus: float) -> int:
-    """Trials that may run at once. Watchers take no room, so their workers must be counted: more would wait for ever."""
+    """Trials that may run at once: watchers take no room, but too many would hold workers that wait for others."""
     import ray
 
     have = ray.cluster_resources()
@@ -312,7 +322,7 @@ def _at_once(workers: int, cpus: float, gpus: float) -> int:
     rooms = [have.get("CPU", 1.0) / (share * cpus)] + ([have.get("GPU", 0.0) / (share * gpus)] if gpus else [])
     if gpus and rooms[1] < 1:
         raise ConfigError(
-            f"Each trial asks for {share * gpus:g} GPUs, and Ray sees {have.get('GPU', 0.0):g}. Ask for less with --gpus."
+            f"Each trial asks for {share * gpus:g} GPUs, and Ray sees {have.get('GPU', 0.0):g}. Ask for less: --gpus."
         )
     return max(1, int(min(rooms) + 1e-6))
 
@@ -356,8 +366,8 @@ def _report(folder: Folder, found: Sequence[Trial], finished: Sequence[Trial], c
         "chosen": finished[choice.chosen].id,
         "best": finished[choice.best].id,
         "trials": [
-            {**asdict(trial), "strength": str(trial.strength), "result": {k: v for k, v in trial.result.items() if k != "sums"}}
-            for trial in found
+            {**asdict(t), "strength": str(t.strength), "result": {k: v for k, v in t.result.items() if k != "sums"}}
+            for t in found
         ],
         "errors": {
             trial.id: {"error": trial.result[space.ERROR], "spread": float(spread), "behind": float(behind),

@@ -22,7 +22,7 @@ SEARCHABLE = (RATE, FROZEN)
 """What can be searched beside lambda."""
 
 ERROR, VALIDATION, STEP = "error", "validation", "step"
-"""What a trial reports: its error on the validation windows, at the end; the loss that stops its training, along the way."""
+"""What a trial reports: at the end its error on the validation windows, on the way the loss that stops training."""
 
 
 def lambda_of(place: float) -> float:
@@ -41,9 +41,7 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
     """The settings of a trial."""
     strength = lambda_of(values[PLACE])
     held = str(values.get(FROZEN, LAYERS[0])).split("+")
-    settings = [
-        f"transfer.lambda_{group}={_yaml(math.inf if group in held else strength)}" for group in GROUPS
-    ]
+    settings = [f"transfer.lambda_{group}={_yaml(math.inf if group in held else strength)}" for group in GROUPS]
     return settings + ([f"train.learning_rate={values[RATE]!r}"] if RATE in values else [])
 
 
