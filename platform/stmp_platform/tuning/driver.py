@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -93,6 +94,8 @@ class Tuning:
     finished : tuple of Trial
         Those that `choice` is among, in its order.
     choice : Choice
+    seconds : float
+        That the search took, in this process.
     adaptation : Adaptation
         With what was chosen.
     report : str
@@ -104,6 +107,7 @@ class Tuning:
     trials: tuple[Trial, ...]
     finished: tuple[Trial, ...]
     choice: Choice
+    seconds: float
     adaptation: Adaptation
     report: str
     tracking: Outcome | None
@@ -197,7 +201,9 @@ def tune(
     try:
         children.start()
         search = partial(space.searcher, beside, config.train.learning_rate, seed)
+        began = time.monotonic()
         crashed = _search(plan, settings, trials, search, config.train.max_steps, cpus, gpus)
+        seconds = time.monotonic() - began
         found = _read(folder, settings, crashed)
         problem = children.finish({trial.id: STATUSES[trial.status] for trial in found})
         finished, choice = _choose(found, seed)
@@ -215,7 +221,7 @@ def tune(
     outcome = tracker.finish("FINISHED") if tracker is not None else None
     if problem:
         logger.warning(problem)
-    return Tuning(tuple(found), tuple(finished), choice, adaptation, report, outcome)
+    return Tuning(tuple(found), tuple(finished), choice, seconds, adaptation, report, outcome)
 
 
 STATUSES: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
 PLACE, RATE, FROZEN = "log10_lambda", "learning_rate", "frozen"
-LOWEST, HIGHEST = -4.0, 1.0
+LOWEST, HIGHEST = -4.0, 0.0
 """Log10 of the smallest and largest lambda. The ends themselves stand for 0 and infinity."""
 RATES = (1e-4, 3e-3)
 LAYERS = ("none", "extractor", "extractor+amortization")

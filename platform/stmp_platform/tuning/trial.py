@@ -105,7 +105,7 @@ def _measure(values: Mapping[str, Any], plan: Plan, folder: Folder, settings: Se
     """Adapt, and score the validation windows."""
     from stmp_platform.dataset.storage import read_panel, read_regions
 
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     names: list[str] = read_regions(plan.data)["_region"].tolist()
     source = load_source(plan.source, settings)
     panel = None if plan.workers else read_panel(plan.data).until(plan.until)
@@ -134,6 +134,7 @@ def _measure(values: Mapping[str, Any], plan: Plan, folder: Folder, settings: Se
         STEP: steps,
         "seconds": seconds,
         "train_seconds": trained,
+        "cpu_seconds": time.process_time() - busy,
         "origins": list(found.origins),
         "horizon": found.horizon,
         "sums": found.sums[CANDIDATE].tolist(),
