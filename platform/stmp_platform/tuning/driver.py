@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -36,10 +36,7 @@ from stmp_platform.training.cluster import QUIET
 from stmp_platform.training.job import absolute
 from stmp_platform.tuning import space
 from stmp_platform.tuning.children import Children, Progress
-from stmp_platform.tuning.trial import RESULT, TRIALS, Plan, run_trial
-
-if TYPE_CHECKING:
-    from ray.tune import ResultGrid
+from stmp_platform.tuning.trial import RESULT, TRIALS, Plan, name_of, run_trial
 
 logger = logging.getLogger("stmp.tuning")
 
@@ -202,9 +199,9 @@ def tune(
         children.start()
         search = partial(space.searcher, beside, config.train.learning_rate, seed)
         began = time.monotonic()
-        crashed = _search(plan, settings, trials, search, config.train.max_steps, cpus, gpus)
+        asked = _search(plan, settings, trials, search, config.train.max_steps, cpus, gpus)
         seconds = time.monotonic() - began
-        found = _read(folder, settings, crashed)
+        found = _read(folder, settings, asked)
         problem = children.finish({trial.id: STATUSES[trial.status] for trial in found})
         finished, choice = _choose(found, seed)
         chosen = finished[choice.chosen]
@@ -275,8 +272,8 @@ def _claim(folder: Folder, description: dict[str, Any]) -> None:
 
 def _search(
     plan: Plan, settings: Settings, trials: int, search: Any, max_steps: int, cpus: float, gpus: float
-) -> set[str]:
-    """Run the trials that have not ended, and return the ids of those whose processes kept dying."""
+) -> dict[str, bool]:
+    """Run the trials that have not ended; the names of all, and whether their processes kept dying."""
     for name, value in {**QUIET, **TUNE}.items():
         os.environ.setdefault(name, value)
     import ray
@@ -302,7 +299,7 @@ def _search(
                 scheduler=space.scheduler(max_steps),
                 max_concurrent_trials=_at_once(plan.workers, cpus, gpus),
                 reuse_actors=not plan.workers,  # a process of its own for each would cost seconds
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
+                trial_dirname_creator=lambda trial: name_of(trial.config),
             ),
             run_config=tune.RunConfig(
                 name=STATE,
@@ -311,7 +308,7 @@ def _search(
                 verbose=0,
             ),
         )
-    return _crashed(tuner.fit())
+    return {str(result.path).rstrip("/").rsplit("/", 1)[-1]: result.error is not None for result in tuner.fit()}
 
 
 def _resources(workers: int, cpus: float, gpus: float) -> dict[str, float]:
@@ -333,21 +330,21 @@ def _at_once(workers: int, cpus: float, gpus: float) -> int:
     return max(1, int(min(rooms) + 1e-6))
 
 
-def _crashed(grid: ResultGrid) -> set[str]:
-    return {str(result.path).rstrip("/").rsplit("/", 1)[-1] for result in grid if result.error is not None}
+def _read(folder: Folder, settings: Settings, asked: Mapping[str, bool]) -> list[Trial]:
+    """How all trials ended, by their folders.
 
-
-def _read(folder: Folder, settings: Settings, crashed: set[str]) -> list[Trial]:
-    """How all trials ended, by their folders."""
+    One that ended counts, even if a killed driver did not live to tell Ray; one that nobody asked for again does not.
+    """
     found = []
     for name in folder.names(TRIALS):
         own = Folder(folder.child(f"{TRIALS}/{name}"), settings)
         result = own.read_json(RESULT)
         values = result.get("values") or own.read_json(CONFIG_FILE).get("tune")
-        if values is None:  # it died before it had begun
+        if values is None or (not result and name not in asked):
             continue
-        status = "finished" if space.ERROR in result else "failed" if result or name in crashed else "stopped"
-        if name in crashed and not result:
+        crashed = asked.get(name, False)
+        status = "finished" if space.ERROR in result else "failed" if result or crashed else "stopped"
+        if crashed and not result:
             result = {"failure": f"its process died {MAX_FAILURES + 1} times"}
         found.append(Trial(name, values, space.lambda_of(values[space.PLACE]), status, result))
     return sorted(found, key=lambda trial: (trial.strength, trial.id))

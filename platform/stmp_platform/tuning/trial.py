@@ -6,6 +6,8 @@ killed goes on where it was, and one that had ended is not run again.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import tempfile
 import threading
@@ -78,6 +80,14 @@ class Plan:
     threads: int = 1
 
 
+def name_of(values: Mapping[str, Any]) -> str:
+    """Name of a trial's folder: by what was chosen for it, so that the same choice finds it again.
+
+    Ray writes its state down every few seconds only; what a killed driver had begun since then is asked for anew.
+    """
+    return hashlib.sha256(json.dumps(dict(values), sort_keys=True).encode()).hexdigest()[:12]
+
+
 def run_trial(values: dict[str, Any], plan: Plan, settings: Settings) -> None:
     """Carry out a trial, as Ray Tune calls it; a failure of ours is written down and not tried again.
 
@@ -89,7 +99,7 @@ def run_trial(values: dict[str, Any], plan: Plan, settings: Settings) -> None:
     from ray import tune
 
     torch.set_num_threads(plan.threads)
-    folder = Folder(f"{plan.out}/{TRIALS}/{tune.get_context().get_trial_id()}", settings)
+    folder = Folder(f"{plan.out}/{TRIALS}/{name_of(values)}", settings)
     told = folder.read_json(RESULT)
     if not told:
         try:
