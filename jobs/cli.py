@@ -337,7 +337,8 @@ def tune(
     ] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of each trial, or a part of one.")] = 0.0,
     workers: Annotated[
-        int, typer.Option(min=0, help="Ray workers in each trial, for large targets; 0 is one process a trial.")
+        int,
+        typer.Option(min=0, help="Ray workers in each trial, a core or GPU each, for large targets; 0 is one process."),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the search and of all sampling.")] = 0,
     until: Annotated[

@@ -50,6 +50,8 @@ TUNE = {
 }
 MAX_FAILURES = 2
 """How often a trial whose process died is started again."""
+STEPS = "train.max_steps=200"
+"""Of a trial and of the model in the end, unless the user says otherwise: fine-tuning finds most of it early."""
 MAX_WINDOWS = {1: 4, 7: 2}
 """Validation windows at most, by days in a period: four weeks, or eight weeks in two windows."""
 FEWEST = {1: 28, 7: 16}
@@ -150,10 +152,10 @@ def tune(
         Hold for all trials, and for the model that is adapted in the end.
     seed : int
     cpus, gpus : float
-        Share of a core and of a GPU that each trial takes: as many run at once as fit. With `workers`, those of each
-        worker, whole ones.
+        Share of a core and of a GPU that each trial takes: as many run at once as fit.
     workers : int
-        Ray workers inside each trial, for large targets; 0 trains each trial in one process.
+        Ray workers inside each trial, for large targets, with a core each and, if `gpus` is above 0, a GPU; 0 trains
+        each trial in one process.
     until : date, optional
         Last day to learn from and to validate on; by default the last day with sales. What comes later is not read.
     settings, track, register_as
@@ -177,6 +179,7 @@ def tune(
             f"gpus {gpus:g} and workers {workers} 0 or more; beside lambda can be searched "
             f"{', '.join(space.SEARCHABLE)}{f', not {unknown}' if unknown else ''}."
         )
+    overrides = [STEPS, *overrides]
     plan = _plan(source, data, out, overrides, seed, until, workers, gpus > 0, max(1, int(cpus)))
     config = adaptation_config(source, load_manifest(data).frequency, overrides)
     check_match(source, config, load_manifest(data).frequency)
@@ -312,8 +315,8 @@ def _search(
 
 
 def _resources(workers: int, cpus: float, gpus: float) -> dict[str, float]:
-    """What Ray sets aside for a trial; one that only watches its workers takes next to nothing."""
-    return {"cpu": 0.01} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
+    """What Ray sets aside for a trial; one that only watches its workers takes nothing, and leaves them all of it."""
+    return {"cpu": 0} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
 
 
 def _at_once(workers: int, cpus: float, gpus: float) -> int:
@@ -321,11 +324,11 @@ def _at_once(workers: int, cpus: float, gpus: float) -> int:
     import ray
 
     have = ray.cluster_resources()
-    share = max(1, workers)
-    rooms = [have.get("CPU", 1.0) / (share * cpus)] + ([have.get("GPU", 0.0) / (share * gpus)] if gpus else [])
-    if gpus and rooms[1] < 1:
+    cores, devices = (workers, workers * (gpus > 0)) if workers else (cpus, gpus)
+    rooms = [have.get("CPU", 1.0) / cores] + ([have.get("GPU", 0.0) / devices] if devices else [])
+    if devices and rooms[1] < 1:
         raise ConfigError(
-            f"Each trial asks for {share * gpus:g} GPUs, and Ray sees {have.get('GPU', 0.0):g}. Ask for less: --gpus."
+            f"Each trial asks for {devices:g} GPUs, and Ray sees {have.get('GPU', 0.0):g}. Ask for less: --gpus."
         )
     return max(1, int(min(rooms) + 1e-6))
 
