@@ -1,4 +1,4 @@
-"""`stmp similarity` from end to end: sources ranked by what carries over, the dataset of a source found, bad input told."""
+"""`stmp similarity` from end to end: sources ranked by what carries over, their datasets found, bad input told."""
 
 from __future__ import annotations
 

@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from stmp.errors import ConfigError
+from jobs.cli import run
 from stmp.forecaster import Forecaster
 from stmp.learning.train import train
 from stmp_platform.dataset import read_panel
+from stmp_platform.report import tuning as report
 from stmp_platform.settings import Settings
 from stmp_platform.tuning import Tuning, driver
 from tests.training import small_config
-from tests.tuning import TRIALS, moody_trial, small_tuning
+from tests.tuning import SETTINGS, TRIALS, moody_trial, small_tuning
 
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.slow
@@ -58,8 +59,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def tuned(
     ray_here: None, source: Forecaster, other_city: str, settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Tuning, Path]:
-    """A tuning and its folder."""
+    """A tuning and its folder, with the source beside it."""
     out = tmp_path_factory.mktemp("tuned") / "out"
+    source.save(out.with_name("source"))
     return small_tuning(source, other_city, out, settings=settings, register_as="tuned"), out
 
 
@@ -124,7 +126,6 @@ def test_what_was_sold_after_until_is_not_read(
     from stmp.evaluation.guard import compare
     from stmp.learning.transfer import adaptation_config
     from stmp_platform.tuning.space import overrides
-    from tests.tuning import SETTINGS
 
     result, _ = tuned
     trial = result.finished[0]
@@ -142,15 +143,29 @@ def test_what_was_sold_after_until_is_not_read(
 
 
 def test_a_tuning_that_has_ended_is_not_run_again(
-    tuned: tuple[Tuning, Path], source: Forecaster, other_city: str, settings: Settings
+    tuned: tuple[Tuning, Path],
+    other_city: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The same command once more, on the command line."""
     result, out = tuned
     before = written(out)
-    again = small_tuning(source, other_city, out, settings=settings, register_as="tuned")
+    monkeypatch.setenv("STMP_HOME", str(settings.home))
+    command = ["tune", "--source", str(out.with_name("source")), "--data", other_city, "--out", str(out),
+               "--trials", str(TRIALS), "--until", "2022-05-31", "--name", "tuned"]  # fmt: skip
+    command += [f"--set={setting}" for setting in SETTINGS]
+    numbers = out.with_name("result.json")
+    assert run([*command, "--json", str(numbers)]) == 0, capsys.readouterr().err
     assert written(out) == before
-    assert again.chosen.id == result.chosen.id
-    with pytest.raises(ConfigError, match="another tuning: seed was 0, now 1"):
-        small_tuning(source, other_city, out, settings=settings, seed=1)
+    told = json.loads(numbers.read_text())
+    assert told["lambda"] == report.written(result.chosen.strength)
+    assert len(told["trials"]) == TRIALS
+    assert told["version"] == (result.adaptation.tracking.version if result.adaptation.tracking else None)
+    assert "Validation on the target, by lambda" in capsys.readouterr().out
+    assert run([*command, "--seed", "1"]) == 2
+    assert "holds another tuning: seed was 0, now 1" in capsys.readouterr().err
 
 
 def written(out: Path) -> dict[str, int]:
