@@ -35,3 +35,21 @@ def load_forecaster(reference: str, settings: Settings) -> Forecaster:
         version = f"models:/{name}/{number}" if number is not None else reference
     forecaster = Forecaster.load(resolve(version, settings))
     return forecaster.with_version(version.removeprefix("models:/"))
+
+
+def trained_on(reference: str, settings: Settings) -> str | None:
+    """The dataset that a model was trained on, as its training wrote it down; None where that is not known.
+
+    Parameters
+    ----------
+    reference : str
+        As for `load_forecaster`.
+    """
+    from stmp_platform.files import Folder
+    from stmp_platform.registry import dataset_of
+
+    if reference.startswith("models:"):
+        return dataset_of(reference, settings)
+    out = reference.rstrip("/").removesuffix("/model")
+    uri = Folder(out, settings).read_json("config.json").get("run", {}).get("data")
+    return None if uri is None else str(uri)

@@ -6,12 +6,13 @@ decides (``None`` below) are filled by `Config.resolve` once the frequency and l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from stmp.errors import ConfigError
 
@@ -106,7 +107,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """Meta-training."""
 
-    max_steps: int = Field(1500, ge=1, description="Optimiser steps at most.")
+    max_steps: int = Field(1500, ge=0, description="Optimiser steps at most.")
     batch_regions: int = Field(48, ge=1, description="Regions in a step, over all workers.")
     queries: int = Field(48, ge=1, description="Query days drawn from each region in a step.")
     supports: int = Field(160, ge=1, description="Support days drawn from each region's past in a step.")
@@ -155,12 +156,32 @@ class ValidationConfig(_Section):
     )
 
 
+# JSON has no infinity; as a text it is read back as the number.
+Strength = Annotated[float, PlainSerializer(lambda x: x if math.isfinite(x) else str(x), when_used="json")]
+
+
+class TransferConfig(_Section):
+    """How strongly an adapted model is held to its source (`stmp adapt`): lambda of L2-SP, from 0 to `inf` (frozen)."""
+
+    lambda_extractor: Strength = Field(
+        0.01, ge=0, description="Of the feature extraction and of the numbers that stand for events."
+    )
+    lambda_amortization: Strength = Field(
+        0.01, ge=0, description="Of what reads the support days: amortization network and attention."
+    )
+    lambda_head: Strength = Field(0.01, ge=0, description="Of the decoder and the head.")
+    reset_periods: bool = Field(
+        False, description="Let a daily source go to weekly data or back: what counts in periods begins anew."
+    )
+
+
 class Config(_Section):
     """A whole configuration."""
 
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidationConfig = ValidationConfig()
+    transfer: TransferConfig = TransferConfig()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -211,8 +232,8 @@ class Config(_Section):
         model, validation = self.model, self.validation
         horizon = model.horizon or min(39 if weekly else 56, max(1, periods // 4))
         held = validation.periods
-        if held is None:
-            held = min(8 if weekly else 28, periods // 8)
+        if held is None:  # an eighth, but a week at least where there are four
+            held = min(8 if weekly else 28, max(periods // 8, min(1 if weekly else 7, periods // 4)))
         defaults: dict[str, Any] = {
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),

@@ -53,6 +53,8 @@ class Provenance:
         Loss on what was held out: over all, by day type, and by regions seen and held out.
     version : str
         Which registered version it is; empty until it is registered.
+    source : str
+        The model that it was adapted from; empty if it was trained from the start.
     """
 
     trained_regions: tuple[str, ...]
@@ -62,6 +64,7 @@ class Provenance:
     steps: int
     validation: dict[str, float]
     version: str = ""
+    source: str = ""
 
 
 class Forecaster:
@@ -117,9 +120,15 @@ class Forecaster:
             seed=trainer.seed,
             steps=trainer.step,
             validation=trainer.best_scores,
+            source=trainer.source,
         )
         size = trainer.history.feature_size
         return cls(trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal)
+
+    @property
+    def name(self) -> str:
+        """The registered version, or else what it was trained on and until when."""
+        return self.provenance.version or f"trained on {self.fingerprint[:12] or 'a panel'} until {self.trained_until}"
 
     @property
     def horizon(self) -> int:

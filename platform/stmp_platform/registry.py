@@ -141,16 +141,28 @@ def resolve(reference: str, settings: Settings | None = None) -> Path:
     settings = settings or Settings.from_env()
     if not reference.startswith("models:"):
         return _resolve_folder(reference, settings)
-    parts = _REFERENCE.match(reference)
-    if parts is None:
-        raise ConfigError(f"'{reference}' is no model reference. Use models:/name/version or models:/name@alias.")
-    name, version = parts["name"], parts["version"]
-    if version is None:
-        version = get_alias(name, parts["alias"], settings)
+    name, version = _named(reference, settings)
     with _registry(settings, f"fetching {reference}") as client:
         _check(client, name, version)
         location = client.get_model_version_download_uri(name, version)
         return _fetch(location, reference, settings)
+
+
+def dataset_of(reference: str, settings: Settings | None = None) -> str | None:
+    """URI of the dataset that a registered version was trained on, as its run has it; None where no run says.
+
+    Parameters
+    ----------
+    reference : str
+        ``models:/name/version`` or ``models:/name@alias``.
+    """
+    settings = settings or Settings.from_env()
+    name, version = _named(reference, settings)
+    with _registry(settings, f"looking up the training of {reference}") as client:
+        _check(client, name, version)
+        run_id = client.get_model_version(name, version).run_id
+        data = client.get_run(run_id).data.params.get("run.data") if run_id else None
+    return None if data is None else str(data)
 
 
 def list_versions(name: str | None = None, settings: Settings | None = None) -> list[Version]:
@@ -215,6 +227,14 @@ def get_alias(name: str, alias: str, settings: Settings | None = None) -> str:
             raise RegistryError(f"There is no registered model '{name}'. Registered: {there}.")
         there = ", ".join(f"{a} (version {v})" for a, v in sorted(models[name].items())) or "none"
         raise RegistryError(f"The model '{name}' has no alias '{alias}'. It has: {there}.")
+
+
+def _named(reference: str, settings: Settings) -> tuple[str, str]:
+    """Name and number of the version that a ``models:`` reference means."""
+    parts = _REFERENCE.match(reference)
+    if parts is None:
+        raise ConfigError(f"'{reference}' is no model reference. Use models:/name/version or models:/name@alias.")
+    return parts["name"], parts["version"] or get_alias(parts["name"], parts["alias"], settings)
 
 
 def _upload(

@@ -150,6 +150,15 @@ class Panel:
             self, regions=self.regions[rows.cpu().numpy()], **{name: getattr(self, name)[rows] for name in per_region}
         )
 
+    def window(self, start: int, stop: int) -> Panel:
+        """The periods ``start:stop`` alone, as if there were no others."""
+        per_period = ("sales", "observed", "closed", "past", "known")
+        return replace(
+            self,
+            calendar=self.calendar.slice(start, stop),
+            **{name: getattr(self, name)[:, start:stop] for name in per_period},
+        )
+
     def to(self, device: torch.device | str) -> Panel:
         """The same panel with its tensors on a device."""
         moved = {

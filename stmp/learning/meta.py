@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,9 +26,14 @@ from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, DataError, TrainingError
 from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
 from stmp.learning.conformal import Conformal
+from stmp.learning.graft import Inheritance, graft
+from stmp.learning.transfer import SourcePenalty, strengths_of
 from stmp.learning.validation import Split, Validator, history_of
 from stmp.learning.workers import Workers
 from stmp.nets.generative import STMP
+
+if TYPE_CHECKING:
+    from stmp.forecaster import Forecaster
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +105,20 @@ class MetaTrainer:
     until : int
         One past the last period that may be learned from, validation included.
     workers : Workers
+    source : Forecaster, optional
+        A trained model to start from, and to be held to by ``config.transfer``.
     """
 
-    def __init__(self, shard: Shard, config: Config, *, seed: int, until: int, workers: Workers) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        config: Config,
+        *,
+        seed: int,
+        until: int,
+        workers: Workers,
+        source: Forecaster | None = None,
+    ) -> None:
         self.config, self.seed, self.workers = config, seed, workers
         split_series = config.model.series == "split"
         panel = shard.panel.split_series() if split_series else shard.panel
@@ -140,13 +156,18 @@ class MetaTrainer:
                 config.model, self.schema, self.history.feature_size, pooled=config.train.view_mode == "pooled"
             )
         self.model.to(panel.device).train()
+        self.source = source.name if source is not None else ""
+        self.penalty: SourcePenalty | None = None
+        self.inheritance: Inheritance | None = None
+        decay = config.train.weight_decay
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=config.train.learning_rate,
-            betas=(0.9, 0.99),
-        )
+        groups = [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
+        if source is not None:
+            self.penalty = self._begin_from(source)
+            groups = self.penalty.groups()
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.99))
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.best: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
@@ -155,10 +176,19 @@ class MetaTrainer:
         self.step = 0
         self.sums: dict[str, list[float]] = {}
 
+    def _begin_from(self, source: Forecaster) -> SourcePenalty:
+        """Start from a source's parameters, and say how they are held to it."""
+        start = graft(source, self.model, self.config, self.schema)
+        self._load_parameters(start.start)
+        self.inheritance = start.inheritance
+        strengths = strengths_of(list(start.start), self.config.transfer)
+        return SourcePenalty(self.model, start.shared, strengths, self.config.train.weight_decay)
+
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, or validation has stopped improving."""
-        return self.step >= self.config.train.max_steps or self.bad_validations >= self.config.train.patience
+        """Whether all steps are done, validation has stopped improving, or everything is frozen."""
+        done = self.step >= self.config.train.max_steps or self.bad_validations >= self.config.train.patience
+        return done or not self.trained
 
     def train_step(self) -> None:
         """Draw, forward, backward, sum over workers, check, and update.
@@ -180,11 +210,12 @@ class MetaTrainer:
         with self._timed("backward"):
             if losses.requires_grad:
                 (losses.sum() / totals[1].clamp(min=1).to(losses.dtype)).backward()
-        parameters = list(self.model.parameters())
         with self._timed("reduce"):
-            self.workers.reduce_gradients(parameters)
+            self.workers.reduce_gradients(self.trained)
         with self._timed("update"):
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.train.clip)
+            if self.penalty is not None:
+                self.penalty.hold_gradients()
+            norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.train.clip)
             if not torch.isfinite(norm):
                 raise TrainingError(
                     f"The gradient is not finite at step {self.step} (rank {self.workers.rank}). "
@@ -238,7 +269,10 @@ class MetaTrainer:
         rate = train.learning_rate * warm * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        if self.penalty is None:
+            self.optimizer.step()
+        else:
+            self.penalty.step(self.optimizer)
         # Early on the average follows closely, so that it does not remember the random start.
         decay = min(train.ema, (1 + self.step) / (10 + self.step)) if train.ema > 0 else 0.0
         with torch.no_grad():
@@ -381,18 +415,23 @@ def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> 
                 f"Workers have read different checkpoints (rank {trainer.workers.rank}: step {trainer.step}). Do all "
                 "see the same output folder? If one of its checkpoints is damaged, delete that folder."
             )
+    if trainer.penalty is not None and trainer.step == 0:  # the source as it is may be the best there is
+        rows = _validation_rows(trainer)
+        report(0, trainer.metrics() + rows)
     while not trainer.finished:
         trainer.train_step()
         step = trainer.step
         last = step >= train.max_steps
-        rows: list[dict[str, Any]] = []
+        rows = []
         if last or step % train.validate_every == 0:
-            scores = trainer.validate()
-            rows = [
-                {"step": step, "phase": "validation", "name": name, "value": value} for name, value in scores.items()
-            ]
+            rows = _validation_rows(trainer)
         if rows or last or step % train.log_every == 0:
             report(step, trainer.metrics() + rows)
         if store is not None and (trainer.finished or step % train.checkpoint_every == 0):
             trainer.save(store)
     trainer.calibrate()
+
+
+def _validation_rows(trainer: MetaTrainer) -> list[dict[str, Any]]:
+    scores = trainer.validate()
+    return [{"step": trainer.step, "phase": "validation", "name": name, "value": v} for name, v in scores.items()]

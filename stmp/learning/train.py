@@ -24,8 +24,9 @@ def train(
     until: DateLike | None = None,
     store: CheckpointStore | None = None,
     report: Report | None = None,
+    source: Forecaster | None = None,
 ) -> Forecaster:
-    """Meta-train on all regions of a panel.
+    """Meta-train on all regions of a panel, from the start or from a model of other data.
 
     Parameters
     ----------
@@ -40,10 +41,19 @@ def train(
         Where to keep checkpoints, and go on from them.
     report : callable, optional
         Gets the metrics along the way.
+    source : Forecaster, optional
+        A model to adapt, with a `config` of `stmp.learning.transfer.adaptation_config`.
 
     Returns
     -------
     Forecaster
+
+    Raises
+    ------
+    DataError
+        If the panel has no sales to learn from.
+    ConfigError
+        If the source's parameters mean nothing to the panel, or to the configuration.
     """
     config, last = resolve(config or Config(), panel, until)
     train_regions, positions, scored, held_out = Shard.plan(panel.shape[0], config, rank=0, workers=1)
@@ -54,7 +64,7 @@ def train(
         validation=panel.select(scored),
         held_out=held_out,
     )
-    trainer = MetaTrainer(shard, config, seed=seed, until=last, workers=Workers())
+    trainer = MetaTrainer(shard, config, seed=seed, until=last, workers=Workers(), source=source)
     run(trainer, store, report or _silent)
     return Forecaster.from_trainer(
         trainer,

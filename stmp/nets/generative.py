@@ -169,6 +169,26 @@ class STMP(nn.Module):
             losses = losses + self.config.beta_kl * divergence * (observed.sum(dim=-1) > 0)
         return losses, observed.sum(dim=-1), prediction
 
+    def describe_tasks(self, history: History, episode: Episode) -> tuple[TaskFeatures, Tensor]:
+        """What the amortization network makes of each cell: psi by day type, from all support days of an episode.
+
+        Returns
+        -------
+        psi : TaskFeatures [B, D, psi]
+        days : Tensor int64 [B, D]
+            Support days of each cell; without any, psi is the same for all regions.
+        """
+        assert self.config.psi != "none", "a model without task features has no psi"
+        rows = replace(history.rows(episode.region, episode.start), embedding=self.event)
+        row, last, _, support_window = windows_of(episode, self.separate)
+        contexts = (self.support_extractor or self.extractor).encode(rows, row, last)
+        before = (episode.support - 1).clamp(min=0)
+        embedded = self._instances(history, rows, contexts, support_window, before, episode.support)
+        batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
+        types = torch.arange(len(history.schema.day_types), device=batch.device)[None, :, None]
+        mask = episode.support_valid[:, None, :] & (rows.day_type[batch, episode.support][:, None] == types)
+        return self.amortization(embedded, mask), mask.sum(dim=-1)
+
     def _lead(self, episode: Episode) -> Tensor:
         """How far ahead the target lies, [B, Q, 3]; beyond what was learned it counts as the furthest learned."""
         h = episode.horizon.clamp(min=1, max=self.horizon).to(episode.noise.dtype)

@@ -21,7 +21,8 @@ FONT = {
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "font": {"size": 12}}
 
 
-def _layout(figure: Figure, height: int, **more: Any) -> Figure:
+def lay_out(figure: Figure, height: int, **more: Any) -> Figure:
+    """Give a figure the look that all of them share."""
     figure.update_layout(
         template="plotly_white", height=height, font=FONT, legend=LEGEND, margin={"l": 8, "r": 8, "t": 40, "b": 8},
         hoverlabel={"font": {"size": 12}}, **more,
@@ -68,7 +69,7 @@ def bars(
             )
         )
     figure.update_yaxes(ticksuffix=" %" if percent else "")
-    return _layout(figure, 380, barmode="group", bargap=0.25, bargroupgap=0.05)
+    return lay_out(figure, 380, barmode="group", bargap=0.25, bargroupgap=0.05)
 
 
 def fans(parts: Sequence[Example], levels: Sequence[float], model: str) -> Figure:
@@ -117,7 +118,7 @@ def fans(parts: Sequence[Example], levels: Sequence[float], model: str) -> Figur
             top = float(np.nanmax(table[["actual", f"q{shown[0][1]:g}"]].to_numpy()))
             figure.update_yaxes(range=[0, 1.75 * top], row=1, col=1)
     figure.update_xaxes(showgrid=False)
-    return _layout(figure, 200 * len(parts) + 170, hovermode="x unified")
+    return lay_out(figure, 200 * len(parts) + 170, hovermode="x unified")
 
 
 def _shade(figure: Figure, part: Example, row: int, named: set[str]) -> None:
@@ -185,7 +186,7 @@ def lines(
         )  # fmt: skip
     figure.update_xaxes(title=title, type="category")
     figure.update_yaxes(ticksuffix=" %")
-    return _layout(figure, 340)
+    return lay_out(figure, 340)
 
 
 def calibration(table: Mapping[str, Mapping[str, float]], slice_labels: Mapping[str, str]) -> Figure:
@@ -215,7 +216,7 @@ def calibration(table: Mapping[str, Mapping[str, float]], slice_labels: Mapping[
         )  # fmt: skip
     figure.update_xaxes(title="Promised", ticksuffix=" %", range=[0, 100])
     figure.update_yaxes(title="Observed", ticksuffix=" %", range=[0, 100])
-    return _layout(figure, 400)
+    return lay_out(figure, 400)
 
 
 def training(metrics: pd.DataFrame) -> Figure | None:
@@ -240,5 +241,5 @@ def _curves(rows: pd.DataFrame, by: str, mode: str) -> Figure | None:
         text = str(name).replace("_", " ")
         figure.add_trace(Scatter(x=part["step"], y=part["value"], name=text, mode=mode, line=line, marker={"size": 4}))
     figure.update_xaxes(title="Step")
-    _layout(figure, 340)
+    lay_out(figure, 340)
     return figure.update_yaxes(rangemode="normal", title="Loss")

@@ -86,13 +86,14 @@ def write_report(
     content = _content(result, report, panel, parts, title, training)
     content |= {"model_card": model or [], "data_card": data_card(panel, result) + list(data or [])}
     content |= {"data_warnings": list(data_warnings)}
-    page.write_text(_render(content), encoding="utf-8")
+    page.write_text(render("page.html.j2", content), encoding="utf-8")
     if pictures:
         write_pictures(result, panel, target, training=training, report=report)
     return page
 
 
-def _render(content: Mapping[str, Any]) -> str:
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """A page of this package's templates, with plotly's code in it."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
@@ -105,7 +106,7 @@ def _render(content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     # Plotly's own code, shipped in its package: the only part of the page that is not escaped beside its figures.
-    return environment.get_template("page.html.j2").render(plotly_js=Markup(get_plotlyjs()), **content)
+    return environment.get_template(template).render(plotly_js=Markup(get_plotlyjs()), **content)
 
 
 def _content(
@@ -265,7 +266,7 @@ def _pictures(
 
     def add(key: str, figure: Figure | None, heading: str, caption: str) -> None:
         if figure is not None:
-            made[key] = Picture(heading, caption, _html(figure, key))
+            made[key] = Picture(heading, caption, figure_html(figure, key))
 
     def grouped(slices: list[str], metric: str) -> Figure:
         short = [named[s].removeprefix("New region, ") for s in slices]
@@ -320,7 +321,8 @@ def _checked(training: pd.DataFrame) -> pd.DataFrame:
     return training
 
 
-def _html(figure: Figure, key: str) -> Markup:
+def figure_html(figure: Figure, key: str) -> Markup:
+    """A figure as a part of a page."""
     from markupsafe import Markup
 
     options = {"responsive": True, "displayModeBar": False}

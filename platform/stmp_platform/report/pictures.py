@@ -47,7 +47,7 @@ def write_pictures(
     return paths
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, Any]:
+def blank(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, Any]:
     """A figure without pyplot, which would need a display and keep every figure alive."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -57,7 +57,8 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **more
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """Give axes the look that all pictures share."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -66,7 +67,7 @@ def _tidy(axes: Axes) -> None:
 def _forecasts(result: Backtest, parts: list[Example]) -> Figure | None:
     if not parts:
         return None
-    figure, grid = _figure(11, 0.6 + 2.1 * len(parts), rows=len(parts), sharex=True)
+    figure, grid = blank(11, 0.6 + 2.1 * len(parts), rows=len(parts), sharex=True)
     name = label(result.model)
     outer = f"q{result.levels[0]:g}", f"q{result.levels[-1]:g}"
     share = 100 * (result.levels[-1] - result.levels[0])
@@ -84,7 +85,7 @@ def _forecasts(result: Backtest, parts: list[Example]) -> Figure | None:
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.01)
-        _tidy(axes)
+        tidy(axes)
     handles, texts = max((axes.get_legend_handles_labels() for axes in grid[:, 0]), key=lambda found: len(found[0]))
     figure.legend(handles, texts, loc="outside upper left", ncols=4, frameon=False, fontsize=10)
     return figure
@@ -94,7 +95,7 @@ def _slices(result: Backtest, report: dict[str, Any], weekly: bool) -> Figure:
     values = {result.model: report["slices"], **report["baselines"]}
     names = [n for n, v in report["slices"].items() if v["n"] and v["wape"] is not None]
     paint = colors(result.model, result.baselines)
-    figure, grid = _figure(11, 4.2)
+    figure, grid = blank(11, 4.2)
     axes = grid[0, 0]
     width = 0.8 / len(values)
     for i, (model, by_slice) in enumerate(values.items()):
@@ -109,7 +110,7 @@ def _slices(result: Backtest, report: dict[str, Any], weekly: bool) -> Figure:
                  error_kw={"linewidth": 0.8, "ecolor": "#444"})  # fmt: skip
     axes.set_xticks(np.arange(len(names)), [slice_label(n).replace(", ", ",\n") for n in names], fontsize=9)
     axes.set_ylabel("error, % of sales (WAPE)")
-    _tidy(axes)
+    tidy(axes)
     figure.legend(loc="outside upper left", ncols=min(5, len(values)), frameon=False, fontsize=10)
     return figure
 
@@ -120,7 +121,7 @@ def _training(metrics: pd.DataFrame) -> Figure | None:
     held_out = numbers[numbers["phase"] == "validation"]
     if learned.empty and held_out.empty:
         return None
-    figure, grid = _figure(11, 3.6, columns=2)
+    figure, grid = blank(11, 3.6, columns=2)
     for axes, part, key, title in (
         (grid[0, 0], learned, "phase", "training, by phase"),
         (grid[0, 1], held_out, "name", "held out"),
@@ -133,5 +134,5 @@ def _training(metrics: pd.DataFrame) -> Figure | None:
         axes.set_xlabel("step")
         if not part.empty:
             axes.legend(frameon=False, fontsize=9)
-        _tidy(axes)
+        tidy(axes)
     return figure

@@ -31,6 +31,8 @@ BATCH = 1000
 PARAMS = 100
 """Parameters in one request, MLflow's limit."""
 MODEL = "model"
+VERSION_TAGS = ("stmp.version", "stmp.source", "mlflow.source.git")
+"""Tags of a run, by their first letters, that its registered version has too."""
 _ARTIFACT_FOLDERS = ("report",)
 
 
@@ -171,7 +173,7 @@ class Mirror:
                 tags={
                     "stmp.training_id": record.training_id,
                     "stmp.dataset_fingerprint": record.dataset_fingerprint,
-                    **{k: v for k, v in record.tags.items() if k.startswith(("stmp.version", "mlflow.source.git"))},
+                    **{k: v for k, v in record.tags.items() if k.startswith(VERSION_TAGS)},
                 },
                 metrics=self._last_validation(),
                 settings=self.settings,

@@ -54,6 +54,7 @@ def train(
     workers: int = 0,
     gpu: bool = False,
     until: DateLike | None = None,
+    source: str | None = None,
     settings: Settings | None = None,
     track: bool = True,
     name: str = "",
@@ -79,6 +80,8 @@ def train(
         One GPU for each worker.
     until : date, optional
         The last day to learn from; by default the last day with sales.
+    source : str, optional
+        URI of the folder of a model to adapt, which all workers can read.
     settings : Settings, optional
         Read from the environment if not given.
     track : bool
@@ -102,7 +105,7 @@ def train(
     settings = settings or Settings.from_env()
     if workers < 0:
         raise ConfigError(f"workers is {workers}; it must be 0 (this process) or more.")
-    job = prepare(data, config, out=out, seed=seed, until=until, settings=settings)
+    job = prepare(data, config, out=out, seed=seed, until=until, source=source, settings=settings)
     check_workers(job, workers)
     if gpu and workers == 0:
         device_for(gpu)  # refused before anything is begun

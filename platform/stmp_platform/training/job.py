@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from stmp.config import Config
 from stmp.data.panel import DateLike
 from stmp.errors import ConfigError
+from stmp.forecaster import WEIGHTS
 from stmp.learning.train import resolve_dates
 from stmp_platform.dataset.manifest import load_manifest
 from stmp_platform.files import Folder
@@ -44,6 +46,10 @@ class Job:
         Of the dataset.
     regions : int
         Number of regions of the dataset.
+    source : str
+        URI of the model that is adapted, which all workers can read; empty for a training from the start.
+    source_digest : str
+        Of its weights.
     """
 
     run: str
@@ -54,6 +60,8 @@ class Job:
     until: str
     fingerprint: str
     regions: int
+    source: str = ""
+    source_digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker."""
@@ -67,6 +75,7 @@ class Job:
     def description(self) -> dict[str, Any]:
         """The content of ``config.json``: what makes this training different from others."""
         run = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.seed, "until": self.until}
+        run |= {"source_digest": self.source_digest} if self.source else {}
         return {"run": run, **self.config.model_dump(mode="json")}
 
     def finished(self, settings: Settings | None = None) -> bool:
@@ -81,11 +90,17 @@ def prepare(
     out: str,
     seed: int = 0,
     until: DateLike | None = None,
+    source: str | None = None,
     settings: Settings | None = None,
 ) -> Job:
     """Resolve a training against its dataset, and claim its output folder.
 
     Writes ``config.json`` and begins ``run.json``.
+
+    Parameters
+    ----------
+    source : str, optional
+        URI of the folder of a model to adapt.
 
     Raises
     ------
@@ -112,6 +127,8 @@ def prepare(
         until=str(last),
         fingerprint=manifest.fingerprint,
         regions=manifest.regions,
+        source=absolute(source) if source else "",
+        source_digest=weights_digest(source, settings) if source else "",
     )
     ours, theirs = job.description(), folder.read_json(CONFIG_FILE)
     if "run" in theirs:
@@ -120,6 +137,11 @@ def prepare(
         folder.write_json(CONFIG_FILE, ours)
     RunRecord.update(folder, dataset_fingerprint=job.fingerprint)
     return job
+
+
+def weights_digest(model: str, settings: Settings | None = None) -> str:
+    """SHA-256 of the weights in a model's folder."""
+    return hashlib.sha256(Folder(model, settings).read(WEIGHTS)).hexdigest()
 
 
 def _refuse_another(folder: Folder, ours: dict[str, Any], theirs: dict[str, Any]) -> None:

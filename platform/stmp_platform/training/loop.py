@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,9 @@ from stmp_platform.training.job import MODEL, MODEL_MARKER, Job
 
 logger = logging.getLogger("stmp.training")
 
+INHERITANCE = "inheritance.json"
+"""What an adapted model has of its source."""
+
 
 def train_loop(job: Job, settings: Settings, device: torch.device) -> int:
     """Train as one of the workers of this process group, or alone; the first worker writes what comes of it.
@@ -35,7 +41,10 @@ def train_loop(job: Job, settings: Settings, device: torch.device) -> int:
     workers = Workers()
     begin = time.perf_counter()
     shard, trained = load_shard(job, workers, device)
-    trainer = MetaTrainer(shard, job.config, seed=job.seed, until=shard.panel.index_of(job.until) + 1, workers=workers)
+    until, source = shard.panel.index_of(job.until) + 1, load_source(job, settings)
+    trainer = MetaTrainer(shard, job.config, seed=job.seed, until=until, workers=workers, source=source)
+    if workers.rank == 0 and trainer.inheritance is not None:
+        Folder(job.out, settings).write_json(INHERITANCE, asdict(trainer.inheritance))
     loading = time.perf_counter() - begin
     logger.info(
         "run=%s step=0 rank=%d phase=load regions=%d workers=%d device=%s seconds=%.2f",
@@ -47,6 +56,14 @@ def train_loop(job: Job, settings: Settings, device: torch.device) -> int:
         forecaster = Forecaster.from_trainer(trainer, regions=trained, until=job.until, fingerprint=job.fingerprint)
         publish(Folder(job.out, settings), MODEL, forecaster.write, marker=MODEL_MARKER)
     return trainer.step
+
+
+def load_source(job: Job, settings: Settings) -> Forecaster | None:
+    """The model that is adapted; None in a training from the start."""
+    if not job.source:
+        return None
+    with tempfile.TemporaryDirectory(prefix="stmp-source-") as scratch:
+        return Forecaster.load(Folder(job.source, settings).download("", Path(scratch)))
 
 
 def load_shard(job: Job, workers: Workers, device: torch.device) -> tuple[Shard, tuple[str, ...]]:
