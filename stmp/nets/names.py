@@ -14,6 +14,7 @@ from stmp.config import ModelConfig
 from stmp.data.features import Schema
 from stmp.nets.attention import LEARNED
 from stmp.nets.extractor import ALIGNED_LAGS
+from stmp.nets.first_guess import NEIGHBOURS
 from stmp.nets.generative import STMP
 
 BRANCHES = ("purchases", "cart")
@@ -67,7 +68,7 @@ def group_of(parameter: str) -> str:
     part = parameter.partition(".")[0]
     if part in ("amortization", "attention"):
         return "amortization"
-    return "head" if part in ("decoder", "head") else "extractor"
+    return "head" if part in ("decoder", "first_guess", "head") else "extractor"
 
 
 def feature_names(config: ModelConfig, schema: Schema) -> Names:
@@ -101,6 +102,13 @@ def _series(schema: Schema) -> Names:
     return schema.series if len(schema.series) > 1 else ("sales",)
 
 
+def _last_year(series: Names) -> Names:
+    """What is read of last year, in the order of `stmp.nets.first_guess.last_year`."""
+    weeks = [f"last year, {shift:+d} weeks" for shift in NEIGHBOURS]
+    readings = [f"{week}{growth}" for growth in ("", ", with growth") for week in weeks]
+    return tuple(f"{name}, {reading}" for reading in readings for name in series)
+
+
 def _units(of: str, number: int) -> Names:
     return tuple(f"{of}#{k}" for k in range(number))
 
@@ -110,6 +118,11 @@ def _named_rows(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     outputs = _series(schema)
     if config.head == "quantile":
         outputs = tuple(f"{name} q{level:g}" for name in outputs for level in config.levels)
+    heads = config.heads if config.pooling == "attention" else 0
+    candidates = tuple(f"attended#{head} {name}" for head in range(heads) for name in _series(schema))
+    candidates += tuple(f"level {name}" for name in _series(schema))
+    candidates += _last_year(_series(schema)) if config.last_year else ()
+    rows |= {"first_guess.weigh.weight": candidates, "first_guess.weigh.bias": candidates}
     return rows | {"head.linear.weight": outputs, "head.linear.bias": outputs}
 
 
@@ -125,6 +138,8 @@ def _named_columns(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     if config.pooling == "attention":
         decoder += _units("attended", heads * LEARNED)
         decoder += tuple(f"attended#{head} sales {name}" for head in range(heads) for name in series)
+    if config.last_year:
+        decoder += tuple(f"{what} {name}" for what in ("sales", "observed") for name in _last_year(series))
     if config.psi != "none":
         decoder += _units("psi", config.psi_size)
     columns = {
