@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.screen import say, table
+from jobs.screen import cell, say, table
 
 if TYPE_CHECKING:
     from stmp_platform.gate import Decision
@@ -79,9 +79,13 @@ def _print(decision: Decision) -> None:
         say(f"{name} is champion already.")
         return
     signs = {True: "holds", False: "BROKEN", None: "not told"}
-    rows = [(c.rule, signs[c.passed], c.value, c.limit) for c in decision.checks]
+    marks = {"at most": "≤", "at least": "≥"}
+    rows = [
+        (c.rule, signs[c.passed], c.value, None if c.limit is None else f"{marks[c.sense]} {cell(c.limit)}", c.broken_by)
+        for c in decision.checks
+    ]
     against = f"{version.name}/{decision.before}" if decision.before else "seasonal naive, for there is no champion"
-    table(("rule", "", "found", "allowed"), rows, f"{name} against {against}")
+    table(("rule", "", "found", "allowed", "beyond"), rows, f"{name} against {against}")
     failed = [check for check in decision.checks if check.passed is False]
     for check in failed:
         say(f"{check.rule}: {check.text}")

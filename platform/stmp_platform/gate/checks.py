@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from typing import Literal
 
 import numpy as np
 
@@ -33,7 +34,9 @@ class Check:
     text : str
         What was found, in words.
     value, limit : float, optional
-        What was found and what is allowed; the value may be at most the limit.
+        What was found and what is allowed.
+    sense : str
+        ``at most`` or ``at least``: how the value must lie to the limit.
     """
 
     rule: str
@@ -41,6 +44,14 @@ class Check:
     text: str
     value: float | None = None
     limit: float | None = None
+    sense: Literal["at most", "at least"] = "at most"
+
+    @property
+    def broken_by(self) -> float | None:
+        """How far beyond the limit the value lies; None where it does not, or where there is no number to it."""
+        if self.passed is not False or self.value is None or self.limit is None:
+            return None
+        return abs(self.value - self.limit)
 
 
 def judge(evidence: Evidence, rules: Rules) -> list[Check]:
@@ -56,6 +67,10 @@ def judge(evidence: Evidence, rules: Rules) -> list[Check]:
 
 def _at_most(rule: str, value: float, limit: float, text: str) -> Check:
     return Check(rule, bool(value <= limit), text, float(value), float(limit))
+
+
+def _at_least(rule: str, value: float, limit: float, text: str) -> Check:
+    return Check(rule, bool(value >= limit), text, float(value), float(limit), "at least")
 
 
 def _data(evidence: Evidence, rules: Rules) -> Iterator[Check]:
@@ -79,7 +94,7 @@ def _serving(evidence: Evidence, rules: Rules) -> Iterator[Check]:
     ours, theirs, asked = evidence.challenger, evidence.champion, rules.serving
     needed = max(asked.horizon, theirs.horizon if theirs else 0)
     said = f"it has learned {ours.horizon} periods ahead; clients are given {needed}"
-    yield Check("serving.horizon", ours.horizon >= needed, said, float(needed - ours.horizon), 0.0)
+    yield _at_least("serving.horizon", ours.horizon, needed, said)
     wanted = {*asked.levels, *(theirs.levels if theirs else ())}
     yield _missing("serving.levels", {f"{q:g}" for q in wanted} - {f"{q:g}" for q in ours.levels}, "quantile levels")
     series = set(theirs.series if theirs else evidence.data.series)
@@ -90,12 +105,12 @@ def _serving(evidence: Evidence, rules: Rules) -> Iterator[Check]:
         yield Check("serving.frequency", same, said)
         new = ours.inputs - theirs.inputs
         text = f"it asks for inputs that clients do not give: {_few(new)}" if new else "it asks for no new inputs"
-        yield Check("serving.new_inputs", asked.new_inputs or not new, text, float(len(new)), 0.0)
+        yield Check("serving.new_inputs", asked.new_inputs or not new, text)
 
 
 def _missing(rule: str, missing: set[str], what: str) -> Check:
     text = f"{what} that clients use are missing: {_few(missing)}" if missing else f"all {what} that clients use"
-    return Check(rule, not missing, text, float(len(missing)), 0.0)
+    return Check(rule, not missing, text)
 
 
 def _few(names: set[str] | frozenset[str], most: int = 5) -> str:
@@ -108,7 +123,7 @@ def _windows(evidence: Evidence, rules: Rules) -> Iterator[Check]:
     seen = max(c.trained_until for c in (evidence.challenger, evidence.champion) if c is not None)
     text = f"{found} windows of {evidence.horizon} periods lie between {seen}, the last day learned from, and the "
     text += f"last sale of {evidence.data.last_sale}"
-    yield Check("windows.least", found >= least, text, float(least - found), 0.0)
+    yield _at_least("windows.least", found, least, text)
     if evidence.trial_error:
         yield Check("forecasts.complete", False, evidence.trial_error)
 
@@ -161,7 +176,7 @@ def _calibrated(found: Reliability, rules: Rules) -> Iterator[Check]:
                 continue
             off = np.abs(row - np.asarray(part.levels))
             worst = int(off.argmax())
-            said = f"{row[worst]:.1%} of days lay below the quantile {part.levels[worst]:g}"
+            said = f"{row[worst]:.1%} of days lay at or below the quantile {part.levels[worst]:g}, allowed {limit:.0%} off"
             yield _at_most(rule, off[worst], limit, said)
 
 

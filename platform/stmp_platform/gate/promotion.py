@@ -116,10 +116,10 @@ def promote(
             f"The champion {version.name}/{before} cannot forecast {data}, so there is nothing to measure against: "
             f"{error}. Judge on data that both models can read, or go back with `stmp rollback`."
         ) from error
-    return _conclude(evidence, rules, version, champions, before, report, settings)
+    return conclude(evidence, rules, version, champions, before, report, settings)
 
 
-def _conclude(
+def conclude(
     evidence: Evidence,
     rules: Rules,
     version: Version,
@@ -128,14 +128,22 @@ def _conclude(
     report: Path | None,
     settings: Settings,
 ) -> Decision:
-    """Keep what was found with the version, and move the alias if it passed."""
+    """Judge the evidence, keep what was found with the version, and move the alias if it passed.
+
+    Parameters
+    ----------
+    before : str or None
+        The champion that the version was measured against.
+    """
     checks = judge(evidence, rules)
     at, by = now(), whoami()
     place = f"gate/{at[:19].replace(':', '')}-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as scratch:
         content = write_report(evidence, checks, rules, Path(scratch), at=at, by=by)
         if report is not None:
-            shutil.copytree(scratch, report, dirs_exist_ok=True)
+            report.mkdir(parents=True, exist_ok=True)
+            for file in Path(scratch).iterdir():
+                shutil.copyfile(file, report / file.name)
         attach(version, Path(scratch), place, settings)
     outcome = {
         "passed": passed(checks),

@@ -74,7 +74,7 @@ def numbers(evidence: Evidence, checks: Sequence[Check], rules: Rules) -> dict[s
         "data": asdict(evidence.data),
         "today": str(evidence.today),
         "windows": {"origins": list(evidence.origins), "horizon": evidence.horizon},
-        "checks": [asdict(check) for check in checks],
+        "checks": [asdict(check) | {"broken_by": check.broken_by} for check in checks],
         "metrics": evidence.overall,
         "slices": {name: asdict(found) for name, found in evidence.slices.items()},
         "groups": {name: asdict(found) for name, found in evidence.groups.items()},
