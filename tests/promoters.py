@@ -16,25 +16,25 @@ from typing import Any
 from tests.gating import evidence
 
 
-def conclude(uri: str, cache: str, version: str, before: str | None) -> str:
-    """Promote a version of ``stores`` that has passed, and say what came of it."""
+def conclude(uri: str, name: str, version: str, before: str | None) -> str:
+    """Promote a version that has passed, and say what came of it."""
     from stmp.errors import StmpError
     from stmp_platform.gate import Champions, Rules
     from stmp_platform.gate.promotion import conclude as carry_out
     from stmp_platform.registry import find
     from stmp_platform.settings import Settings
 
-    settings = Settings.from_env(uri, env={"STMP_CACHE": cache})
-    found = find(f"models:/stores/{version}", settings)
+    settings = Settings.from_env(uri, env={})
+    found = find(f"models:/{name}/{version}", settings)
     try:
-        carry_out(evidence(), Rules(), found, Champions("stores", settings=settings), before, None, settings)
+        carry_out(evidence(), Rules(), found, Champions(name, settings=settings), before, None, settings)
     except StmpError as error:
         return type(error).__name__
     return "promoted"
 
 
-def race(uri: str, cache: str, before: str | None, versions: list[str]) -> list[str]:
-    """One process a version; all try to replace the same champion at the same moment."""
+def race(uri: str, name: str, before: str | None, versions: list[str]) -> dict[str, str]:
+    """One process a version; all try to replace the same champion at the same moment. Tell what came of each."""
     start, answers = os.pipe(), os.pipe()
     children = []
     for version in versions:
@@ -42,7 +42,7 @@ def race(uri: str, cache: str, before: str | None, versions: list[str]) -> list[
         if child == 0:
             os.close(start[1])
             os.read(start[0], 1)  # until the parent lets go of its end
-            os.write(answers[1], f"{version} {conclude(uri, cache, version, before)}\n".encode())
+            os.write(answers[1], f"{version} {conclude(uri, name, version, before)}\n".encode())
             os._exit(0)
         children.append(child)
     os.close(start[0])
@@ -51,7 +51,7 @@ def race(uri: str, cache: str, before: str | None, versions: list[str]) -> list[
         os.waitpid(child, 0)
     os.close(answers[1])
     with os.fdopen(answers[0]) as lines:
-        return lines.read().splitlines()
+        return dict(line.split() for line in lines)
 
 
 def watch(die_before: int | None, tell: Callable[[str], None]) -> None:
@@ -81,13 +81,13 @@ def watch(die_before: int | None, tell: Callable[[str], None]) -> None:
         watched(MlflowClient, name)
 
 
-def die(uri: str, cache: str, before: str | None, version: str, step: int | None) -> dict[str, Any]:
+def die(uri: str, name: str, before: str | None, version: str, step: int | None) -> dict[str, Any]:
     """Promote in a process of its own that dies before a step; tell the steps that it took."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         watch(step, lambda name: print(name, file=os.fdopen(writing, "w", closefd=False), flush=True))
-        outcome = conclude(uri, cache, version, before)
+        outcome = conclude(uri, name, version, before)
         os.write(writing, f"={outcome}\n".encode())
         os._exit(0)
     os.close(writing)
