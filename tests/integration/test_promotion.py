@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import uuid
@@ -15,6 +18,7 @@ import numpy as np
 import pytest
 
 import stmp
+from jobs.cli import run
 from stmp.errors import ConfigError, RegistryError
 from stmp_platform import registry
 from stmp_platform.dataset import read_panel
@@ -34,13 +38,14 @@ EASY = Rules.model_validate(
         "groups": {"worse_by": 9},
         "calibration": {"tolerance": 1, "by_day_type": 1},
         "limits": {"wape": 9, "bias": 9},
-        "windows": {"most": 4, "cold_histories": [7]},
+        "windows": {"most": 2, "cold_histories": []},
         "test": {"draws": 200},
     }
 )
 """Whatever forecasts passes."""
 STRICT = {"weekday": SliceRule(worse_by=0.02), "weekend": SliceRule(worse_by=0.02), "festival": None}
-FAIR = EASY.model_copy(update={"overall": Rules().overall, "slices": STRICT})
+WINDOWS = EASY.windows.model_copy(update={"most": 4})
+FAIR = EASY.model_copy(update={"overall": Rules().overall, "slices": STRICT, "windows": WINDOWS})
 """Better on the whole and on no ordinary day worse; four windows say too little of festivals, groups and quantiles."""
 
 
@@ -64,11 +69,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings.from_env(env={"STMP_HOME": str(folder), "STMP_CACHE": str(folder / "cache")})
 
 
+@pytest.fixture(scope="module")
+def shelf(home: Settings, models: dict[str, Path]) -> list[Version]:
+    """Register the two models: version 1 is raw, version 2 is trained. What tests change are copies."""
+    return [registry.register(models[key], "shelf", settings=home) for key in ("raw", "trained")]
+
+
 @pytest.fixture
-def stores(home: Settings, models: dict[str, Path]) -> list[Version]:
-    """Register the two models under a new name: version 1 is raw, version 2 is trained."""
-    name = f"stores {uuid.uuid4().hex[:6]}"
-    return [registry.register(models[key], name, settings=home) for key in ("raw", "trained")]
+def stores(home: Settings, shelf: list[Version]) -> list[Version]:
+    """The two models under a name of their own."""
+    return copies(shelf, home)
 
 
 @pytest.fixture(params=["database", "sqlite_server", "postgres_server"])
@@ -79,13 +89,21 @@ def anywhere(request: pytest.FixtureRequest, home: Settings) -> Settings:
     return Settings.from_env(server.uri, env={"STMP_CACHE": str(home.cache)})
 
 
-def versions_of(model: Path, number: int, settings: Settings) -> str:
-    """Register a model under a new name, and more versions that point at the first."""
-    first = registry.register(model, f"stores {uuid.uuid4().hex[:6]}", settings=settings)
+def copies(versions: list[Version], settings: Settings, name: str = "") -> list[Version]:
+    """Versions that point at others', under a new name."""
+    name = name or f"stores {uuid.uuid4().hex[:6]}"
     with registry_client(settings, "copying") as client:
-        for _ in range(number - 1):
-            client.create_model_version(first.name, source=first.uri)
-    return first.name
+        client.create_registered_model(name)
+        for version in versions:
+            client.create_model_version(name, source=version.uri, tags=dict(version.tags))
+    return registry.list_versions(name, settings)[::-1]
+
+
+@pytest.fixture
+def many(anywhere: Settings, models: dict[str, Path]) -> str:
+    """The name of a model with nine versions, anywhere."""
+    first = registry.register(models["raw"], "raw", settings=anywhere)
+    return copies([first] * 9, anywhere)[0].name
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +164,8 @@ def test_the_result_is_kept_with_the_version(
 ) -> None:
     trained = stores[1]
     promote(str(models["trained"]), city, today=TODAY, rules=EASY, settings=home)  # found by its files
-    newest = max(registry.list_versions(settings=home), key=lambda v: v.tags.get(GATE_TAG, ""))
+    newest = registry.find(trained.uri, home)
     outcome = json.loads(newest.tags[GATE_TAG])
-    assert (newest.name, newest.version) == (trained.name, trained.version)
     assert (outcome["passed"], outcome["failed"], outcome["against"]) == (True, [], None)
     packaged = registry.resolve(newest.uri, home).parent.parent
     content = json.loads((packaged / outcome["report"]).with_name("gate.json").read_text())
@@ -218,8 +235,8 @@ def test_only_an_alias_of_the_same_model_can_be_moved(stores: list[Version], cit
 # Back again
 
 
-def test_rollback_goes_back_one_champion_at_a_time(home: Settings, models: dict[str, Path]) -> None:
-    name = versions_of(models["raw"], 4, home)
+def test_rollback_goes_back_one_champion_at_a_time(home: Settings, shelf: list[Version]) -> None:
+    name = copies(shelf * 2, home)[0].name
     champions = Champions(name, settings=home)
     for before, after in ((None, "1"), ("1", "2"), ("2", "3"), ("3", "4")):
         champions.move("promotion", before, after)
@@ -234,8 +251,8 @@ def test_rollback_goes_back_one_champion_at_a_time(home: Settings, models: dict[
         rollback(f"models:/{name}/1", home)
 
 
-def test_what_was_moved_by_hand_is_respected_and_recorded(home: Settings, models: dict[str, Path]) -> None:
-    name = versions_of(models["raw"], 3, home)
+def test_what_was_moved_by_hand_is_respected_and_recorded(home: Settings, shelf: list[Version]) -> None:
+    name = copies(shelf * 2, home)[0].name
     registry.set_alias(name, "champion", 1, home)
     champions = Champions(name, settings=home)
     assert champions.current() == "1"
@@ -250,14 +267,14 @@ def test_what_was_moved_by_hand_is_respected_and_recorded(home: Settings, models
     assert champions.current() is None
 
 
-def test_the_log_is_no_model(home: Settings, models: dict[str, Path]) -> None:
-    name = versions_of(models["raw"], 1, home)
+def test_the_log_is_no_model(home: Settings, stores: list[Version], shelf: list[Version]) -> None:
+    name = stores[0].name
     Champions(name, settings=home).move("promotion", None, "1")
     assert {v.name for v in registry.list_versions(settings=home)} & {f"{name}.champion"} == set()
     with pytest.raises(RegistryError, match="no registered model"):
         registry.list_versions(f"{name}.champion", home)
-    taken = versions_of(models["raw"], 1, home)
-    registry.register(models["raw"], f"{taken}.champion", settings=home)
+    taken = copies(shelf, home)[0].name
+    copies(shelf, home, f"{taken}.champion")
     with pytest.raises(RegistryError, match="holds something else"):
         Champions(taken, settings=home).move("promotion", None, "1")
 
@@ -265,10 +282,8 @@ def test_the_log_is_no_model(home: Settings, models: dict[str, Path]) -> None:
 # Many at once, and deaths
 
 
-def test_of_promoters_that_run_at_once_one_wins(
-    anywhere: Settings, models: dict[str, Path], promoters: Callable[..., Any]
-) -> None:
-    name = versions_of(models["raw"], 9, anywhere)
+def test_of_promoters_that_run_at_once_one_wins(anywhere: Settings, many: str, promoters: Callable[..., Any]) -> None:
+    name = many
     uri, champion, winners = anywhere.tracking_uri.get_secret_value(), None, []
     for versions in (["1", "2", "3", "4"], ["5", "6", "7", "8"]):
         outcomes = promoters(do="race", uri=uri, name=name, before=champion, versions=versions)
@@ -288,9 +303,9 @@ STEPS = ["attach", "set_model_version_tag", "create_registered_model", "create_m
 
 
 def test_a_promoter_killed_before_any_step_leaves_one_champion(
-    anywhere: Settings, models: dict[str, Path], promoters: Callable[..., Any]
+    anywhere: Settings, many: str, promoters: Callable[..., Any]
 ) -> None:
-    name = versions_of(models["raw"], 2 + len(STEPS), anywhere)
+    name = many
     uri = anywhere.tracking_uri.get_secret_value()
     champions = Champions(name, settings=anywhere)
     champion: str | None = None
@@ -324,3 +339,80 @@ def test_a_champion_that_changes_during_the_measurement_is_not_replaced(
         promote(stores[1].uri, city, today=TODAY, rules=EASY, settings=home)
     assert alias_of(name, home) == "1"
     assert json.loads(registry.find(stores[1].uri, home).tags[GATE_TAG])["passed"]
+
+
+# From the command line
+
+
+@pytest.fixture
+def shop(
+    city: str,
+    home: Settings,
+    models: dict[str, Path],
+    shelf: list[Version],
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., int]:
+    """Yield the command line in a folder like that of docs/promotion.md, as of a day when its data were fresh."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "stores").symlink_to(city)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "second").symlink_to(models["trained"].parent)
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (root / "docs" / "promotion.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "rules.yaml").write_text(text)
+    easy = EASY.model_dump(mode="json") | {"slices": dict.fromkeys(Rules().slices)}
+    (tmp_path / "easy.yaml").write_text(json.dumps(easy))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    shutil.copyfile(home.home / "mlflow.db", tmp_path / "mlflow.db")  # its artifacts stay where they are
+    copies(shelf, Settings.from_env(), "stores")
+
+    def call(*arguments: str) -> int:
+        return run([*arguments, *(("--today", str(TODAY)) if arguments[0] == "promote" else ())])
+
+    return call
+
+
+def test_commands_of_the_page_run(shop: Callable[..., int], root: Path) -> None:
+    block = re.search(r"^```sh\n(.*?)^```", (root / "docs" / "promotion.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert block is not None
+    *lines, last = [shlex.split(line)[1:] for line in block[1].splitlines()]
+    assert [line[0] for line in (*lines, last)] == ["promote", "promote", "models", "rollback"]
+    for line in lines:
+        assert shop(*line) in (0, 3)
+    assert Path("gate/gate.html").exists()
+    for challenger in ("models:/stores/1", "models:/stores/2"):
+        assert shop("promote", "--challenger", challenger, "--data", "data/stores", "--rules", "easy.yaml") == 0
+    assert shop(*last) == 0
+    assert registry.get_alias("stores", "champion") == "1"
+
+
+def test_exit_codes_and_what_is_shown(shop: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ("promote", "--data", "data/stores", "--challenger")
+    assert shop("rollback", "models:/stores@champion") == 1
+    assert shop("rollback", "models:/shops@champion") == 1
+    assert shop(*ask, "models:/stores/1", "--rules", "easy.yaml", "--json", "first.json") == 0
+    capsys.readouterr()
+    Path("hard.yaml").write_text("overall: {better_by: 0.9}\nwindows: {most: 3}\n")
+    assert shop(*ask, "models:/stores/2", "--rules", "hard.yaml", "--json", "second.json") == 3
+    shown = capsys.readouterr()
+    assert "stores/2 against stores/1" in shown.out
+    assert "overall.better_by: wql " in shown.out
+    assert "Refused: " in shown.out
+    first, second = (json.loads(Path(f"{name}.json").read_text()) for name in ("first", "second"))
+    assert (first["promoted"], first["before"], first["move"]["after"]) == (True, None, "1")
+    assert (second["promoted"], second["before"], second["move"]) == (False, "1", None)
+    (rule,) = [check for check in second["checks"] if check["rule"] == "overall.better_by"]
+    assert rule["broken_by"] == pytest.approx(rule["value"] + 0.9)
+    assert shop(*ask, "models:/stores/1") == 0
+    assert "champion already" in capsys.readouterr().out
+    for wrong in (("--rules", "none.yaml"), ("--champion", "models:/other@champion")):
+        assert shop(*ask, "models:/stores/2", *wrong) == 2
+    assert shop("models", "stores", "--json", "models.json") == 0
+    shown = capsys.readouterr()
+    for words in ("champion", "passed", "refused: ", "promotion"):
+        assert words in shown.out
+    listed = json.loads(Path("models.json").read_text())
+    assert [v["gate"]["passed"] for v in listed["versions"]] == [False, True]
+    assert [(m["model"], m["after"]) for m in listed["champions"]] == [("stores", "1")]

@@ -146,7 +146,7 @@ def _compared(evidence: Evidence, rules: Rules) -> Iterator[Check]:
         if name in evidence.slices:
             yield _tested(f"slices.{name}", evidence.slices[name], rule, evidence, rules)
         elif name == COLD:
-            yield Check(f"slices.{name}", False if rule.required else None, "every region was seen in training")
+            yield Check(f"slices.{name}", False if rule.required else None, "there are no forecasts of regions that neither model has seen")
     for name, found in evidence.groups.items():
         yield _tested(f"groups.{name}", found, rules.groups, evidence, rules)
 
