@@ -10,6 +10,7 @@ from jobs.screen import cell, say, table
 
 if TYPE_CHECKING:
     from stmp_platform.gate import Decision
+    from stmp_platform.gate.checks import Check
 
 
 def promote(
@@ -79,14 +80,16 @@ def _print(decision: Decision) -> None:
         say(f"{name} is champion already.")
         return
     signs = {True: "holds", False: "BROKEN", None: "not told"}
-    marks = {"at most": "≤", "at least": "≥"}
-    rows = [
-        (c.rule, signs[c.passed], c.value, None if c.limit is None else f"{marks[c.sense]} {cell(c.limit)}", c.broken_by)
-        for c in decision.checks
-    ]
+    rows = [(c.rule, signs[c.passed], c.value, _limit(c), c.broken_by) for c in decision.checks]
     against = f"{version.name}/{decision.before}" if decision.before else "seasonal naive, for there is no champion"
     table(("rule", "", "found", "allowed", "beyond"), rows, f"{name} against {against}")
     failed = [check for check in decision.checks if check.passed is False]
     for check in failed:
         say(f"{check.rule}: {check.text}")
     say(f"Promoted: {name} is champion." if decision.move else f"Refused: {len(failed)} of {len(rows)} rules broken.")
+
+
+def _limit(check: Check) -> str | None:
+    if check.limit is None:
+        return None
+    return f"{'≤' if check.sense == 'at most' else '≥'} {cell(check.limit)}"

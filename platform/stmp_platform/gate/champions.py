@@ -2,11 +2,11 @@
 
 MLflow has no history of aliases and no compare-and-swap. It has one thing that any number of clients may do at once and
 that comes out in one order: adding a version to a registered model. Its number is the next one after those that are
-there, which a primary key holds to, and its tags are there with it. So the moves of the alias ``champion`` of ``stores``
-are the versions of ``stores.champion``, each a pointer to the version of ``stores`` that took over, with a tag that says
-whom it replaced. A move counts only if the one that it says it replaces was champion at its place in the order; so of two
-promoters that both replace version 1, the second's move is void, whatever their clocks say and however long they paused.
-There is no lock to hold, to lose or to wait for.
+there, which a primary key holds to, and its tags are there with it. So the moves of the alias ``champion`` of
+``stores`` are the versions of ``stores.champion``, each a pointer to the version of ``stores`` that took over, with a
+tag that says whom it replaced. A move counts only if the one that it says it replaces was champion at its place in the
+order; so of two promoters that both replace version 1, the second's move is void, whatever their clocks say and however
+long they paused. There is no lock to hold, to lose or to wait for.
 
 The alias follows the log. Whoever appends a move sets the alias, looks whether the log still ends with that move, sets
 the alias again if not, and marks the move as settled. A promoter that is killed before it appended has done nothing;

@@ -146,7 +146,8 @@ def _compared(evidence: Evidence, rules: Rules) -> Iterator[Check]:
         if name in evidence.slices:
             yield _tested(f"slices.{name}", evidence.slices[name], rule, evidence, rules)
         elif name == COLD:
-            yield Check(f"slices.{name}", False if rule.required else None, "there are no forecasts of regions that neither model has seen")
+            why = "there are no forecasts of regions that neither model has seen"
+            yield Check(f"slices.{name}", False if rule.required else None, why)
     for name, found in evidence.groups.items():
         yield _tested(f"groups.{name}", found, rules.groups, evidence, rules)
 
@@ -176,7 +177,7 @@ def _calibrated(found: Reliability, rules: Rules) -> Iterator[Check]:
                 continue
             off = np.abs(row - np.asarray(part.levels))
             worst = int(off.argmax())
-            said = f"{row[worst]:.1%} of days lay at or below the quantile {part.levels[worst]:g}, allowed {limit:.0%} off"
+            said = f"{row[worst]:.1%} of days lay at or below the quantile {part.levels[worst]:g}"
             yield _at_most(rule, off[worst], limit, said)
 
 
