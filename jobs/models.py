@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from jobs.screen import say, table
+from jobs.screen import say, table, warn
 
 if TYPE_CHECKING:
     from stmp_platform.gate import Champions
@@ -41,23 +41,7 @@ def models(name: str | None = None, *, tracking_uri: str | None = None) -> dict[
         for move in _moves(Champions(model, settings=settings))
     ]
     if versions:
-        columns = ("model", "version", "aliases", "gate", "asked by", "created", "dataset", "validation")
-        rows = [
-            (
-                v.name,
-                v.version,
-                ", ".join(v.aliases) or None,
-                *_gate(v),
-                v.created.strftime("%Y-%m-%d %H:%M") if v.created else None,
-                v.dataset_fingerprint[:12] or None,
-                ", ".join(f"{k.removeprefix(VALIDATION)} {x:.4g}" for k, x in list(v.metrics.items())[:3]) or None,
-            )
-            for v in versions
-        ]
-        table(columns, rows)
-        if moves:
-            shown = ("model", "kind", "before", "after", "by", "at")
-            table(shown, [tuple(move[key] for key in shown) for move in moves], "Champions, in their order")
+        _print(versions, moves)
     else:
         say(f"No models are registered in {settings.shown_registry}. `stmp train` registers the models that it trains.")
     return {
@@ -79,6 +63,32 @@ def models(name: str | None = None, *, tracking_uri: str | None = None) -> dict[
         ],
         "champions": moves,
     }
+
+
+def _print(versions: list[Version], moves: list[dict[str, Any]]) -> None:
+    columns = ("model", "version", "aliases", "gate", "asked by", "created", "dataset", "validation")
+    rows = [
+        (
+            v.name,
+            v.version,
+            ", ".join(v.aliases) or None,
+            *_gate(v),
+            v.created.strftime("%Y-%m-%d %H:%M") if v.created else None,
+            v.dataset_fingerprint[:12] or None,
+            ", ".join(f"{k.removeprefix(VALIDATION)} {x:.4g}" for k, x in list(v.metrics.items())[:3]) or None,
+        )
+        for v in versions
+    ]
+    table(columns, rows)
+    if moves:
+        shown = ("model", "kind", "before", "after", "by", "at")
+        table(shown, [tuple(move[key] for key in shown) for move in moves], "Champions, in their order")
+    for move in {move["model"]: move for move in moves}.values():  # the last of each model
+        if not move["settled"]:
+            warn(
+                f"{move['model']}: the {move['kind']} of version {move['after']} was cut off before the alias followed. "
+                "The next `stmp promote` or `stmp rollback` moves it on."
+            )
 
 
 def _outcome(version: Version) -> dict[str, Any] | None:
