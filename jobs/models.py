@@ -86,8 +86,8 @@ def _print(versions: list[Version], moves: list[dict[str, Any]]) -> None:
     for move in {move["model"]: move for move in moves}.values():  # the last of each model
         if not move["settled"]:
             warn(
-                f"{move['model']}: the {move['kind']} of version {move['after']} was cut off before the alias followed. "
-                "The next `stmp promote` or `stmp rollback` moves it on."
+                f"{move['model']}: the {move['kind']} of version {move['after']} was cut off, and the alias has not "
+                "followed. The next `stmp promote` or `stmp rollback` moves it on."
             )
 
 
