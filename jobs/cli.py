@@ -1,7 +1,7 @@
 """The `stmp` command line: it reads arguments, calls one job, and turns errors into exit codes. Nothing else.
 
-Exit codes: 0 done; 3 the answer is no (a gate refused); 2 bad input, configuration or arguments; 1 anything else;
-130 interrupted.
+Exit codes: 0 done; 3 the answer is no (a gate refused, a threshold was crossed); 2 bad input, configuration or
+arguments; 1 anything else; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -332,6 +332,37 @@ def rollback(
     from jobs.rollback import rollback as job
 
     _finish(job(champion, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def monitor(
+    data: DataUri,
+    forecasts: Annotated[
+        str, typer.Option(metavar="PATH", help="Forecasts: a Parquet file of `stmp forecast`, or a folder of them.")
+    ],
+    baseline: Annotated[
+        str, typer.Option(metavar="FILE", help="The backtest to compare with: what `stmp backtest --json` wrote.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where page, numbers, metrics and event are written.")],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A threshold of docs/monitoring.md; may be repeated."),
+    ] = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Hold forecasts against what was sold since, and against a backtest (exit code 3 if a threshold was crossed).
+
+    \b
+    stmp monitor --data data/stores --forecasts forecasts --baseline report/backtest.json --out monitor
+    stmp monitor --data data/stores --forecasts f.parquet --baseline result.json --out monitor --set wape=1.5
+    """
+    from jobs.monitor import monitor as job
+
+    result = job(data, forecasts, baseline, out, settings=setting or [])
+    _finish(result, json_file)
+    if result["crossed"]:
+        raise typer.Exit(NO)
 
 
 @app.command()
