@@ -55,7 +55,8 @@ def read_log(path: str) -> tuple[pd.DataFrame, tuple[float, ...]]:
         stored = ds.dataset(place.path, filesystem=place.fs, format="parquet")
         # By itself a dataset has the columns of its first file.
         schemas = [fragment.physical_schema for fragment in stored.get_fragments()]
-        stored = stored.replace_schema(pa.unify_schemas(schemas, promote_options="permissive"))
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        stored = ds.dataset(place.path, filesystem=place.fs, format="parquet", schema=schema)
         names = stored.schema.names
         missing = [name for name in REQUIRED if name not in names]
         levels = sorted(float(found[1]) for name in names if (found := _QUANTILE.match(name)))
@@ -65,7 +66,7 @@ def read_log(path: str) -> tuple[pd.DataFrame, tuple[float, ...]]:
         quantiles = [f"q{level:g}" for level in levels]
         optional = [name for name in ("origin", "what_if") if name in names]
         frame: pd.DataFrame = stored.to_table(columns=[*REQUIRED, *quantiles, *optional]).to_pandas()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"The forecasts at {path} cannot be read as Parquet: {error}") from error
     if "what_if" in frame:
         frame = frame[~frame["what_if"].fillna(False).astype(bool)].drop(columns="what_if")
