@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stmp.config import Config
+from stmp_platform.gate.rules import Rules, SliceRule
 
 DOCS = Path(__file__).resolve().parent
 PRESETS = DOCS.parent / "jobs" / "presets"
@@ -33,6 +34,8 @@ stmp train --data data/city --preset product --set train.max_steps=500 --set mod
 with exit code 2 before anything is read. The whole configuration is written to `config.json` in the run's folder.
 Where the default is *by the data*, the frequency and the length of the data decide.
 """
+
+BEGIN, END = "<!-- Written by `make docs`; do not edit the table by hand. -->", "<!-- End of the table. -->"
 
 
 def kind(annotation: Any) -> str:
@@ -88,12 +91,44 @@ def configuration() -> str:
     return "\n".join(parts)
 
 
+def rules() -> str:
+    """Write the table of the gate's rules."""
+    lines = ["| rule | values | default | meaning |", "|---|---|---|---|"]
+
+    def row(name: str, field: FieldInfo, content: Any) -> None:
+        meaning = (field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {kind(field.annotation)}{bounds(field)} | {value(content)} | {meaning} |")
+
+    default = Rules()
+    for name, top in Rules.model_fields.items():
+        section = getattr(default, name)
+        if name == "slices":
+            for key, rule in section.items():
+                asked = ", required" if rule.required else ""
+                lines.append(f"| `slices.{key}.worse_by` | number | `{rule.worse_by:g}`{asked} | |")
+            for key, field in SliceRule.model_fields.items():
+                row(f"slices.*.{key}", field, field.default)
+        elif isinstance(section, BaseModel):
+            for key, field in type(section).model_fields.items():
+                row(f"{name}.{key}", field, getattr(section, key))
+        else:
+            row(name, top, section)
+    return "\n".join(lines)
+
+
+def promotion() -> str:
+    """Write docs/promotion.md: what lies between the marks is the table of rules, the rest stays."""
+    head, _, rest = (DOCS / "promotion.md").read_text(encoding="utf-8").partition(BEGIN)
+    return f"{head}{BEGIN}\n{rules()}\n{END}{rest.partition(END)[2]}"
+
+
 def main(arguments: list[str]) -> int:
-    """Write the page, or check that it is up to date."""
-    page, text = DOCS / "configuration.md", configuration()
+    """Write the pages, or check that they are up to date."""
+    pages = {DOCS / "configuration.md": configuration(), DOCS / "promotion.md": promotion()}
     if "--check" in arguments:
-        return int(not page.exists() or page.read_text(encoding="utf-8") != text)
-    page.write_text(text, encoding="utf-8")
+        return int(any(not page.exists() or page.read_text(encoding="utf-8") != text for page, text in pages.items()))
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The `stmp` command line: it reads arguments, calls one job, and turns errors into exit codes. Nothing else.
 
-Exit codes: 0 done; 2 bad input, configuration or arguments; 1 anything else; 130 interrupted.
+Exit codes: 0 done; 3 the answer is no (a gate refused, a threshold was crossed); 2 bad input, configuration or
+arguments; 1 anything else; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="W
 Debug = Annotated[
     bool, typer.Option("--debug", callback=_set_debug, is_eager=True, help="Show the traceback of an error.")
 ]
+NO = 3
+"""Exit code of a command that did what it was asked, and whose answer is no."""
 DAY = {"formats": ["%Y-%m-%d"], "metavar": "DATE"}
 
 
@@ -415,7 +418,7 @@ def models(
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
-    """List registered models: versions, aliases, what they were trained on and until when.
+    """List registered models: versions, aliases, gate results, and who made them champion and when.
 
     \b
     stmp models
@@ -424,6 +427,92 @@ def models(
     from jobs.models import models as job
 
     _finish(job(name, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def promote(
+    challenger: Annotated[
+        str,
+        typer.Option(metavar="M", help="The version that wants to be champion: models:/name/version or its training."),
+    ],
+    data: DataUri,
+    champion: Annotated[
+        str | None,
+        typer.Option(metavar="ALIAS", help="models:/name@alias; by default the challenger's models:/name@champion."),
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file of rules; see docs/promotion.md.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the report here too.")] = None,
+    today: Annotated[
+        datetime | None, typer.Option(**DAY, help="The day from which the data's age is counted; by default today.")
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Hold a model against the champion on the same days; make it champion if no rule is broken (else exit code 3).
+
+    \b
+    stmp promote --challenger models:/stores/4 --data data/stores
+    stmp promote --challenger runs/second --data data/stores --rules rules.yaml --report gate
+    """
+    from jobs.promote import promote as job
+
+    result = job(
+        challenger, data, champion=champion, rules=rules, report=report, today=_day(today), tracking_uri=tracking_uri
+    )
+    _finish(result, json_file)
+    if not result["promoted"]:
+        raise typer.Exit(NO)
+
+
+@app.command()
+def rollback(
+    champion: Annotated[str, typer.Argument(metavar="ALIAS", help="Whose champion: models:/name@champion.")],
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Make the previous champion champion again.
+
+    \b
+    stmp rollback models:/stores@champion
+    """
+    from jobs.rollback import rollback as job
+
+    _finish(job(champion, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def monitor(
+    data: DataUri,
+    forecasts: Annotated[
+        str, typer.Option(metavar="PATH", help="Forecasts: a Parquet file of `stmp forecast`, or a folder of them.")
+    ],
+    baseline: Annotated[
+        str, typer.Option(metavar="FILE", help="The backtest to compare with: what `stmp backtest --json` wrote.")
+    ],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where page, numbers, metrics and event are written.")],
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A threshold of docs/monitoring.md; may be repeated."),
+    ] = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Hold forecasts against what was sold since, and against a backtest (exit code 3 if a threshold was crossed).
+
+    \b
+    stmp monitor --data data/stores --forecasts forecasts --baseline report/backtest.json --out monitor
+    stmp monitor --data data/stores --forecasts f.parquet --baseline result.json --out monitor --set wape=1.5
+    """
+    from jobs.monitor import monitor as job
+
+    result = job(data, forecasts, baseline, out, settings=setting or [])
+    _finish(result, json_file)
+    if result["crossed"]:
+        raise typer.Exit(NO)
 
 
 @app.command()

@@ -30,7 +30,7 @@ def forecast(
     known: str | None = None,
     tracking_uri: str | None = None,
 ) -> dict[str, Any]:
-    """Forecast every region of a dataset and write one row a region, series and date.
+    """Forecast every region of a dataset and write one row a region, series and date, with the origin.
 
     Regions are read, forecast and written a few thousand at a time, so memory does not grow with their number.
 
@@ -66,7 +66,7 @@ def forecast(
     rows = 0
     with table_writer(out) as write, progress("Forecast") as bar:
         for panel in _panels(data, manifest, last, steps, future, bar):
-            frame = forecaster.predict(panel, last, steps).to_frame()
+            frame = forecaster.predict(panel, last, steps).to_frame().assign(origin=np.datetime64(last, "s"))
             write(frame)
             rows += len(frame)
     say(f"Wrote {rows:,} forecasts of {manifest.regions:,} regions, {steps} periods after {last}, to {out}")

@@ -31,6 +31,8 @@ MODEL_FILE = "forecaster.json"
 DIGEST_TAG = "stmp.model_digest"
 METRIC_TAG = "stmp.metric."
 FINGERPRINT_TAG = "stmp.dataset_fingerprint"
+LOG_TAG = "stmp.champions_of"
+"""Marks a registered model that is a log of champions (`stmp_platform.gate`), and holds no models of its own."""
 
 _REFERENCE = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))$")
 _ALIAS = re.compile(r"(?!v\d+$)[A-Za-z_][\w.\-]{0,254}$")
@@ -142,7 +144,7 @@ def resolve(reference: str, settings: Settings | None = None) -> Path:
     if not reference.startswith("models:"):
         return _resolve_folder(reference, settings)
     name, version = _named(reference, settings)
-    with _registry(settings, f"fetching {reference}") as client:
+    with registry_client(settings, f"fetching {reference}") as client:
         _check(client, name, version)
         location = client.get_model_version_download_uri(name, version)
         return _fetch(location, reference, settings)
@@ -158,7 +160,7 @@ def dataset_of(reference: str, settings: Settings | None = None) -> str | None:
     """
     settings = settings or Settings.from_env()
     name, version = _named(reference, settings)
-    with _registry(settings, f"looking up the training of {reference}") as client:
+    with registry_client(settings, f"looking up the training of {reference}") as client:
         _check(client, name, version)
         run_id = client.get_model_version(name, version).run_id
         data = client.get_run(run_id).data.params.get("run.data") if run_id else None
@@ -176,7 +178,7 @@ def list_versions(name: str | None = None, settings: Settings | None = None) -> 
     settings = settings or Settings.from_env()
     if name is None and not _store_exists(settings):
         return []
-    with _registry(settings, "listing models") as client:
+    with registry_client(settings, "listing models") as client:
         aliases = _models(client)
         if name is not None and name not in aliases:
             there = ", ".join(sorted(aliases)) or "none"
@@ -184,9 +186,74 @@ def list_versions(name: str | None = None, settings: Settings | None = None) -> 
         versions = []
         # The search of versions leaves their aliases empty; those of the models have them.
         for found in _pages(client.search_model_versions, f"name = '{name}'" if name else None):
+            if found.name not in aliases:
+                continue
             own = [a for a, number in aliases.get(found.name, {}).items() if int(number) == int(found.version)]
             versions.append(_version(found, tuple(sorted(own))))
     return sorted(versions, key=lambda v: (v.name, -int(v.version)))
+
+
+def find(reference: str, settings: Settings | None = None) -> Version:
+    """The registered version that a reference means: a folder means the version that was made of its files.
+
+    Raises
+    ------
+    RegistryError
+        If there is none.
+    ConfigError
+        As `resolve`.
+    """
+    settings = settings or Settings.from_env()
+    if not reference.startswith("models:"):
+        digest = digest_of(resolve(reference, settings))
+        with registry_client(settings, f"looking for {reference}") as client:
+            same = client.search_model_versions(f"tag.`{DIGEST_TAG}` = '{digest}'")
+        if not same:
+            raise RegistryError(
+                f"{reference} is not registered in {settings.shown_registry}. Send it there with `stmp track --out`."
+            )
+        return _version(max(same, key=lambda found: found.creation_timestamp))
+    name, number = _named(reference, settings)
+    with registry_client(settings, f"looking for {reference}") as client:
+        _check(client, name, number)
+        return _version(client.get_model_version(name, number))
+
+
+def annotate(version: Version, tag: str, value: str, settings: Settings | None = None) -> None:
+    """Set a tag of a version, in place of one of that name.
+
+    Raises
+    ------
+    RegistryError
+        If the registry does not answer.
+    """
+    settings = settings or Settings.from_env()
+    with registry_client(settings, f"tagging {version.uri}") as client:
+        client.set_model_version_tag(version.name, version.version, tag, value)
+
+
+def attach(version: Version, folder: Path, place: str, settings: Settings | None = None) -> None:
+    """Put files beside those of a version, among its artifacts.
+
+    Parameters
+    ----------
+    folder : Path
+        Local files.
+    place : str
+        Folder among the artifacts, such as ``gate/2025-01-31``; new, for what is there may be replaced file by file.
+
+    Raises
+    ------
+    RegistryError
+        If the registry or the store of artifacts does not answer.
+    """
+    settings = settings or Settings.from_env()
+    with registry_client(settings, f"attaching files to {version.uri}") as client:
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        location = client.get_model_version_download_uri(version.name, version.version)
+        tracking = settings.tracking_uri.get_secret_value()
+        get_artifact_repository(location, tracking_uri=tracking).log_artifacts(str(folder), place)
 
 
 def set_alias(name: str, alias: str, version: str | int, settings: Settings | None = None) -> None:
@@ -204,7 +271,7 @@ def set_alias(name: str, alias: str, version: str | int, settings: Settings | No
         raise ConfigError(
             f"'{alias}' cannot be an alias: use letters, digits, '_', '-' and '.', but not 'latest' or 'v1'."
         )
-    with _registry(settings, f"moving the alias '{alias}'") as client:
+    with registry_client(settings, f"moving the alias '{alias}'") as client:
         _check(client, name, str(version))
         client.set_registered_model_alias(name, alias, str(version))
 
@@ -218,7 +285,7 @@ def get_alias(name: str, alias: str, settings: Settings | None = None) -> str:
         If there is no such model or alias (the message lists those that exist), or no answer.
     """
     settings = settings or Settings.from_env()
-    with _registry(settings, f"reading the alias '{alias}'") as client:
+    with registry_client(settings, f"reading the alias '{alias}'") as client:
         models = _models(client, name)
         if alias in models.get(name, {}):
             return str(models[name][alias])
@@ -320,8 +387,8 @@ def _fetch(location: str, reference: str, settings: Settings) -> Path:
 
 
 @contextmanager
-def _registry(settings: Settings, action: str) -> Iterator[MlflowClient]:
-    """A client for reading, whose errors are `RegistryError`; reading makes no database."""
+def registry_client(settings: Settings, action: str) -> Iterator[MlflowClient]:
+    """A client of a registry that is there, whose errors are `RegistryError`; reading makes no database."""
     if not _store_exists(settings):
         raise RegistryError(
             f"There is no registry at {settings.shown_registry} yet. Register a model with `stmp train --name`, or "
@@ -347,7 +414,7 @@ def _store_exists(settings: Settings) -> bool:
 def _models(client: MlflowClient, name: str | None = None) -> dict[str, Mapping[str, Any]]:
     """Aliases of each model, or of one: {name: {alias: version}}."""
     found = _pages(client.search_registered_models, f"name = '{name}'" if name else None)
-    return {str(model.name): dict(model.aliases) for model in found}
+    return {str(model.name): dict(model.aliases) for model in found if LOG_TAG not in (model.tags or {})}
 
 
 def _versions(client: MlflowClient, name: str) -> list[int]:

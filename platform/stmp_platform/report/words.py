@@ -19,6 +19,7 @@ SLICES = {
     "festival": "Festivals",
     "post_festival": "After festivals",
     "ordinary": "Ordinary weeks",
+    "cold": "New regions",
 }
 
 
