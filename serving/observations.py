@@ -179,8 +179,11 @@ class Observations:
             other = [day for day in days if day.key in there and there[day.key] != day]
             if other and not revise:
                 raise Conflict(other)
-            if not new and not other:  # the number is spent, which tells that they are on disk
-                return Written(0, 0, len(days), sequence)
+            if not new and not other:
+                transaction = connection.get_transaction()
+                assert transaction is not None
+                transaction.rollback()  # no change, so no number
+                return Written(0, 0, len(days), sequence - 1)
             if new:
                 connection.execute(_insert, [_row(day, sequence) for day in new])
             for day in other:
