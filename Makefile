@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 # Two tests at a time; `make test PYTEST="python -m pytest"` for one.
 PYTEST := python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 CONSTRAINTS := platform/deploy/constraints.txt
-CODE := stmp platform jobs tests benchmarks docs
+CODE := stmp platform jobs serving tests benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pandas3 lint format docs pin picture clean

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stmp.config import Config
-from stmp.data.episodes import full_episode
-from stmp.data.features import Schema
+from stmp.data.episodes import Episode, full_episode
+from stmp.data.features import History, Rows, Schema
 from stmp.data.panel import DateLike, Panel
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
@@ -25,7 +25,7 @@ from stmp.learning.checkpoint import publish_folder
 from stmp.learning.conformal import Conformal
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import history_of
-from stmp.nets.generative import STMP
+from stmp.nets.generative import STMP, Prediction
 
 __all__ = ["Forecast", "Forecaster", "Predictor"]
 
@@ -188,7 +188,7 @@ class Forecaster:
         split = self.config.model.series == "split"
         rows = panel.split_series() if split else panel
         self.schema.check(rows)
-        self._check_known(rows, at, horizon)
+        self.check_known(rows, at, horizon)
         self.model.to(rows.device)
         parts = [
             self._chunk(rows.select(np.arange(i, min(i + CHUNK, rows.shape[0]))), at, horizon)
@@ -210,23 +210,36 @@ class Forecaster:
     def _chunk(self, panel: Panel, at: int, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean [N, H, G] and quantiles [N, H, G, Q] of some rows."""
         history = history_of(panel, self.schema, self.config)
-        samples = self.config.model.samples
-        # One sample is the mean of psi; several are the same draws for every region and at every call.
-        noise = torch.randn(1, samples, self.config.model.psi_size, generator=torch.Generator().manual_seed(0))
-        noise = (noise if samples > 1 else torch.zeros_like(noise)).expand(panel.shape[0], -1, -1)
+        noise = self.noise(panel.shape[0])
         episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
         rows = history.rows(episode.region, episode.start)
-        prediction = self.model(history, episode, rows)
+        return self.in_units(history, episode, rows, self.model(history, episode, rows))
+
+    def noise(self, rows: int) -> Tensor:
+        """The eps of psi [N, L, psi]: one sample is the mean; several are the same draws for all, at every call."""
+        samples = self.config.model.samples
+        noise = torch.randn(1, samples, self.config.model.psi_size, generator=torch.Generator().manual_seed(0))
+        return (noise if samples > 1 else torch.zeros_like(noise)).expand(rows, -1, -1)
+
+    def in_units(self, history: History, episode: Episode, rows: Rows, prediction: Prediction) -> tuple[Tensor, Tensor]:
+        """Mean [N, H, G] and calibrated quantiles [N, H, G, Q] in the unit of the data."""
         level = prediction.level  # [N, H, G]
-        closed = rows.closed[:, at + 1 : at + 1 + horizon, None]
-        days = rows.day_type[:, at + 1 : at + 1 + horizon]
+        at = (torch.arange(len(episode.target), device=level.device)[:, None], episode.target)
+        closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
         raw = self.model.head.quantiles(prediction.values, levels)
         quantiles = history.unscale(self.conformal.apply(raw, days, levels.index(0.5)), level.unsqueeze(-1))
         mean = mean_of_quantiles(quantiles, levels)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 
-    def _check_known(self, panel: Panel, at: int, horizon: int) -> None:
+    def check_known(self, panel: Panel, at: int, horizon: int) -> None:
+        """Refuse a forecast whose known-future covariates are not known.
+
+        Raises
+        ------
+        DataError
+            Naming the columns, the days and the number of regions.
+        """
         if not self.config.model.known:
             return
         unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()  # [R, H, K]

@@ -259,7 +259,7 @@ class History:
             recent=recent,
             cart=cart,
             cart_observed=cart_observed,
-            features=self._features(region, which, end),
+            features=self.features(region, end),
             static=self.static[region],
             day_type=self.day_type[which, :end],
             event=event,
@@ -310,9 +310,9 @@ class History:
         usable = observed & (count[:, :-1] >= 3)
         return (scaled.to(past.dtype).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT) * usable), usable
 
-    def _features(self, region: Tensor, which: Tensor, end: int | None) -> Tensor:
+    def features(self, region: Tensor, end: int | None = None) -> Tensor:
         """Calendar, and the known covariates of the day, the day before and the day after, [B, T, F]."""
-        parts = [self.calendar_features[which, :end]]
+        parts = [self.calendar_features[self.panel.calendar_index[region], :end]]
         if self.use_known:
             known = self._known(self.panel.known[region])
             closed = self.panel.closed[region].to(known.dtype).unsqueeze(-1)

@@ -193,8 +193,8 @@ class Panel:
             past=self.past.masked_fill(periods[None, :, None], float("nan")),
         )
 
-    def split_series(self) -> Panel:
-        """One row per (region, series) that was ever observed, each with a single series.
+    def split_series(self, unsold: bool = False) -> Panel:
+        """One row per (region, series) that was ever observed, or with `unsold` per any, each with a single series.
 
         Rows are named ``region@series``. Covariates that differ between series lose their suffix; a one-hot
         static feature says which series a row is.
@@ -202,7 +202,7 @@ class Panel:
         _regions, _periods, groups = self.shape
         if groups == 1:
             return self
-        pairs = self.observed.any(dim=1).nonzero()  # [N, 2]
+        pairs = (self.observed.any(dim=1) | unsold).nonzero()  # [N, 2]
         rows, groups_of = pairs[:, 0], pairs[:, 1]
         one_hot = torch.nn.functional.one_hot(groups_of, groups).to(self.static.dtype)
         past, past_names = self._split_covariates(self.past, self.past_names, rows, groups_of)

@@ -71,6 +71,17 @@ class Contexts:
     states: Tensor
     skips: tuple[Tensor, ...]
 
+    def select(self, windows: Tensor) -> Contexts:
+        """Some of the windows."""
+        skips = tuple(skip[windows] for skip in self.skips)
+        return Contexts(self.row[windows], self.first[windows], self.states[windows], skips)
+
+    def newest(self, days: int) -> Contexts:
+        """The last days of each window: all that is read from its last day as origin."""
+        cut = max(0, self.states.shape[1] - days)
+        skips = tuple(skip[:, cut:] for skip in self.skips)
+        return Contexts(self.row, self.first + cut, self.states[:, cut:], skips)
+
 
 class Branch(nn.Module):
     """The skip-LSTMs of one behaviour series, one a period, concatenated."""

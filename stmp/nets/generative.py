@@ -20,6 +20,8 @@ from stmp.nets.attention import PastAttention
 from stmp.nets.extractor import Contexts, Extractor, windows_of
 from stmp.nets.first_guess import READINGS, FirstGuess, last_year
 from stmp.nets.heads import NormalHead, QuantileHead
+from stmp.nets.memory import Memory
+from stmp.nets.recall import recall, remember
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,40 @@ class STMP(nn.Module):
             NormalHead(hidden, series) if config.head == "normal" else QuantileHead(hidden, series, config.levels)
         )
 
-    def forward(self, history: History, episode: Episode, rows: Rows) -> Prediction:
+    def remember(self, history: History, episode: Episode, rows: Rows) -> Memory:
+        """Encode all that a forecast needs of the past of an episode's regions, each up to one origin.
+
+        Afterwards `forward` only decodes. Tasks must be single cells, so that a region depends on no other.
+        """
+        assert not self.pooled, "pooled tasks depend on the regions that are forecast together"
+        rows = replace(rows, embedding=self.event)
+        origin = episode.origin[:, :1]
+        alone = replace(episode, target=episode.target[:, :1], origin=origin)
+        row, last, _, support_window = windows_of(alone, self.separate)
+        contexts = self.extractor.encode(rows, row, last)
+        psi = None
+        if self.config.psi != "none":
+            # One query for each day type: a day of that type would pool the same support days.
+            types = torch.arange(len(history.schema.day_types), device=row.device).expand(len(rows.sales), -1)
+            batch = torch.arange(len(types), device=row.device)[:, None]
+            mask = (rows.day_type[batch, episode.support][:, None] == types[:, :, None]) & (
+                episode.support_valid[:, None] & (episode.support[:, None] <= origin[:, :, None])
+            )  # [B, D, S]
+            if self.support_extractor is not None:
+                support_contexts = self.support_extractor.encode(rows, row, last)
+            else:
+                support_contexts = contexts
+            before = (episode.support - 1).clamp(min=0)
+            psi = self.amortization(
+                self._instances(history, rows, support_contexts, support_window, before, episode.support), mask
+            )
+        if self.separate:  # the window of the query is the first of each region's
+            contexts = contexts.select(torch.arange(0, len(row), 1 + episode.support.shape[1], device=row.device))
+        past = remember(self.attention, history, rows, episode) if self.attention is not None else None
+        newest = max(self.extractor.periods, default=1)
+        return Memory(rows, episode.support, episode.support_valid, contexts.newest(newest), psi, past)
+
+    def forward(self, history: History, episode: Episode, rows: Rows, memory: Memory | None = None) -> Prediction:
         """Forecast the queries of an episode.
 
         Parameters
@@ -101,13 +136,18 @@ class STMP(nn.Module):
         episode : Episode
         rows : Rows
             ``history.rows(episode.region, episode.start)``.
+        memory : Memory, optional
+            What `remember` made of these regions; each query's origin must be the one that it was made for.
         """
         device = episode.region.device
         batch = torch.arange(len(episode.region), device=device)[:, None]
         if self.event is not None:
             rows = replace(rows, embedding=self.event)
-        row, last, query_window, support_window = windows_of(episode, self.separate)
-        contexts = self.extractor.encode(rows, row, last)
+        if memory is None:
+            row, last, query_window, support_window = windows_of(episode, self.separate)
+            contexts = self.extractor.encode(rows, row, last)
+        else:
+            contexts, query_window = memory.contexts, batch.expand_as(episode.target)
         h = self.extractor.read(
             history, rows, contexts, query_window, batch.expand_as(query_window), episode.origin, episode.target
         )
@@ -117,7 +157,10 @@ class STMP(nn.Module):
         if self.config.known:
             parts.append(rows.day((batch, episode.target)))
         if self.attention is not None:
-            raw, learned = self.attention(history, rows, episode)
+            if memory is None or memory.past is None:
+                raw, learned = self.attention(history, rows, episode)
+            else:
+                raw, learned = recall(self.attention, rows, episode, memory.past)
             parts += [learned, raw.flatten(-2)]
             guesses.append(raw)
             seen.append(torch.ones_like(raw, dtype=torch.bool))
@@ -132,7 +175,11 @@ class STMP(nn.Module):
         x = torch.cat(parts, dim=-1)[:, None]  # [B, 1, Q, inputs]
         psi = posterior = None
         if self.config.psi != "none":
-            psi, posterior = self._task_features(history, rows, episode, contexts, query_window, support_window)
+            if memory is None:
+                psi, posterior = self._task_features(history, rows, episode, contexts, query_window, support_window)
+            else:
+                psi = memory.psi_of(rows.day_type[batch, episode.target])
+            assert psi is not None
             if self.config.psi == "stochastic":
                 samples = psi.sample(episode.noise)
             else:

@@ -1,0 +1,278 @@
+"""Forecasts on demand: what depends on model and data alone is computed once, and a request only decodes.
+
+The numbers are those of `Forecaster.predict`, for which each region has an origin of its own: the last day on which it
+is known to have sold. New sales of a region change the memory of that region and of no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stmp.data.episodes import Episode, full_episode
+from stmp.data.features import History
+from stmp.data.panel import Panel
+from stmp.errors import ConfigError
+from stmp.forecaster import CHUNK, Forecaster
+from stmp.learning.validation import history_of
+from stmp.nets.memory import Memory
+
+GROWTH = 32
+"""Further periods of sales for which the memory has room before it is laid out anew."""
+
+AT_ONCE = 16
+"""Regions that are decoded at a time: what they need then stays in the processor's cache."""
+
+Change = Callable[[Panel], Panel]
+"""Puts other known-future covariates into the panel of a few regions."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Forecasts of some regions, each from its own origin.
+
+    Attributes
+    ----------
+    regions : ndarray int64 [R]
+        Positions in the panel.
+    origin : ndarray int64 [R]
+        Index of the last day known; forecast day h is ``origin + 1 + h``.
+    mean : ndarray float32 [R, H, G]
+    quantiles : ndarray float32 [R, H, G, Q]
+    """
+
+    regions: np.ndarray
+    origin: np.ndarray
+    mean: np.ndarray
+    quantiles: np.ndarray
+
+
+class Online:
+    """A Forecaster and the memory of a Panel's regions.
+
+    Parameters
+    ----------
+    forecaster : Forecaster
+    panel : Panel
+        Its dates must reach over the horizon that will be asked for. Nothing after a region's origin is read but what
+        is known of the future.
+    origin : ndarray int64 [R]
+        Index of each region's last known day.
+
+    Raises
+    ------
+    ConfigError
+        If the model pools tasks over regions, so that no region can be forecast alone.
+    DataError
+        If the panel's columns are not the model's.
+    """
+
+    def __init__(self, forecaster: Forecaster, panel: Panel, origin: np.ndarray) -> None:
+        if forecaster.model.pooled:
+            raise ConfigError(
+                "The model was trained with train.view_mode=pooled: it pools neighbouring regions, so that a forecast "
+                "depends on which regions are asked for together. Serve a model trained with view_mode=cell."
+            )
+        self.forecaster = forecaster
+        self.split = forecaster.config.model.series == "split" and panel.shape[2] > 1
+        self._lay(panel, origin)
+
+    @torch.inference_mode()
+    def _lay(self, panel: Panel, origin: np.ndarray) -> None:
+        """Make the memory of all regions."""
+        self.panel, self.origin = panel, origin.astype(np.int64)
+        self.room = min(self.forecaster.config.train.supports_forecast, int(origin.max()) + 1 + GROWTH)
+        self.region_of, self.series_of = self._pairs(panel)
+        self.first_row = np.searchsorted(self.region_of, np.arange(panel.shape[0] + 1))
+        every = np.arange(panel.shape[0])
+        parts = [every[begin : begin + CHUNK] for begin in range(0, len(every), CHUNK)]
+        self.memory = Memory.join([self._remember(panel, some) for some in parts])
+
+    @torch.inference_mode()
+    def update(self, panel: Panel, origin: np.ndarray, regions: np.ndarray) -> None:
+        """Take new data of some regions into the memory.
+
+        Parameters
+        ----------
+        panel : Panel
+            The whole panel, with the new data in it.
+        origin : ndarray int64 [R]
+        regions : ndarray int64
+            Positions of the regions whose data or origin is another one now.
+        """
+        pairs = self._pairs(panel)
+        grown = not (np.array_equal(pairs[0], self.region_of) and np.array_equal(pairs[1], self.series_of))
+        if grown or int(origin.max()) >= self.room:
+            self._lay(panel, origin)  # a series that had never sold, or no more room
+            return
+        self.panel, self.origin = panel, origin.astype(np.int64)
+        for begin in range(0, len(regions), CHUNK):
+            some = regions[begin : begin + CHUNK]
+            self.memory.put(torch.from_numpy(self._rows_of(some)), self._remember(panel, some))
+
+    @torch.inference_mode()
+    def predict(self, regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
+        """Forecast some regions over the periods after their origins.
+
+        Parameters
+        ----------
+        regions : ndarray int64
+            Positions in the panel.
+        horizon : int
+        change : function, optional
+            Changes what is known of the future of these regions.
+
+        Raises
+        ------
+        DataError
+            If a known-future covariate has no value.
+        """
+        parts = [
+            self._predict(regions[begin : begin + AT_ONCE], horizon, change)
+            for begin in range(0, len(regions), AT_ONCE)
+        ]
+        mean, quantiles = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Decoded(regions, self.origin[regions], mean, quantiles)
+
+    @torch.inference_mode()
+    def cold(self, panel: Panel, origin: int, horizon: int) -> Decoded:
+        """Forecast the regions of another panel by what they have of a past, which may be nothing.
+
+        Parameters
+        ----------
+        panel : Panel
+            With the columns and the dates of this one.
+        origin : int
+            Index of the last day before the forecast.
+
+        Raises
+        ------
+        DataError
+            If a known-future covariate has values in the past but none for a day that is forecast.
+        """
+        rows = panel.split_series(unsold=True) if self.split else panel
+        self.forecaster.check_known(rows, origin, horizon)
+        at = np.full(rows.shape[0], origin)
+        mean, quantiles = self._decode(self._encode(rows, at), at, horizon)
+        shape = (panel.shape[0], panel.shape[2] if self.split else 1, horizon)
+        if self.split:
+            mean = mean.reshape(shape).transpose(0, 2, 1)
+            quantiles = quantiles.reshape(*shape, -1).transpose(0, 2, 1, 3)
+        regions = np.arange(panel.shape[0])
+        return Decoded(regions, np.full(len(regions), origin), mean, quantiles)
+
+    def _predict(self, regions: np.ndarray, horizon: int, change: Change | None) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._rows_of(regions)
+        memory = self.memory.select(_index(rows))
+        if change is not None:
+            memory = self._changed(memory, regions, horizon, change)
+        origin = self.origin[self.region_of[rows]]
+        mean, quantiles = self._decode(memory, origin, horizon)
+        if not self.split:
+            return mean, quantiles
+        counts = self.first_row[regions + 1] - self.first_row[regions]
+        at = (np.repeat(np.arange(len(regions)), counts), slice(None), self.series_of[rows])
+        shape = (len(regions), horizon, self.panel.shape[2])
+        joined, spread = np.zeros(shape, mean.dtype), np.zeros((*shape, quantiles.shape[-1]), quantiles.dtype)
+        joined[at], spread[at] = mean[:, :, 0], quantiles[:, :, 0]  # series that a region never sold are 0
+        return joined, spread
+
+    def _decode(self, memory: Memory, origin: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [N, H, G] and quantiles [N, H, G, Q] of rows."""
+        last = torch.from_numpy(origin)
+        target = last[:, None] + 1 + torch.arange(horizon)
+        episode = Episode(
+            region=torch.arange(len(memory)),
+            start=torch.zeros_like(last),
+            end=last + 1,
+            target=target,
+            origin=last[:, None].expand_as(target),
+            query_valid=torch.ones_like(target, dtype=torch.bool),
+            support=memory.support,
+            support_valid=memory.support_valid,
+            noise=self.forecaster.noise(len(memory)),
+            view="temporal",
+        )
+        prediction = self.forecaster.model(self.history, episode, memory.rows, memory)
+        mean, quantiles = self.forecaster.in_units(self.history, episode, memory.rows, prediction)
+        return mean.numpy(), quantiles.numpy()
+
+    def _changed(self, memory: Memory, regions: np.ndarray, horizon: int, change: Change) -> Memory:
+        """The memory of regions with another future."""
+        before = self.panel.select(regions)
+        after = change(before)
+        rows = self._split(after)
+        origin = self.origin[self.region_of[self._rows_of(regions)]]
+        for day in np.unique(origin):
+            self.forecaster.check_known(rows.select(np.flatnonzero(origin == day)), int(day), horizon)
+        if _tomorrow_differs(before, after, self.origin[regions]):
+            # The last day known looks one day ahead, so that all that was encoded up to it would be another.
+            return self._encode(rows, origin)
+        history = self._history(rows)
+        features = history.features(torch.arange(rows.shape[0]))
+        return replace(memory, rows=replace(memory.rows, features=features, closed=rows.closed))
+
+    def _remember(self, panel: Panel, regions: np.ndarray) -> Memory:
+        """The memory of some regions, in their order."""
+        return self._encode(self._split(panel.select(regions)), self.origin[self.region_of[self._rows_of(regions)]])
+
+    def _encode(self, rows: Panel, origin: np.ndarray) -> Memory:
+        """The memory of rows, each up to its origin."""
+        self.forecaster.schema.check(rows)
+        parts, order = [], []
+        for day in np.unique(origin):
+            some = np.flatnonzero(origin == day)
+            part = rows.select(some)
+            self.history = self._history(part)
+            supports = self.forecaster.config.train.supports_forecast
+            episode = full_episode(part, int(day), 1, supports, self.forecaster.noise(len(some)))
+            scaled = self.history.rows(episode.region, episode.start)
+            parts.append(self.forecaster.model.remember(self.history, _padded(episode, self.room), scaled))
+            order.append(some)
+        memory = Memory.join(parts)
+        return memory if len(parts) == 1 else memory.select(torch.from_numpy(np.argsort(np.concatenate(order))))
+
+    def _history(self, rows: Panel) -> History:
+        return history_of(rows, self.forecaster.schema, self.forecaster.config)
+
+    def _split(self, panel: Panel) -> Panel:
+        return panel.split_series() if self.split else panel
+
+    def _pairs(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Region and series of each row that the model sees."""
+        if self.split:
+            return panel.series_rows()
+        return np.arange(panel.shape[0]), np.zeros(panel.shape[0], dtype=np.int64)
+
+    def _rows_of(self, regions: np.ndarray) -> np.ndarray:
+        """The rows of some regions, region by region."""
+        runs = [np.arange(self.first_row[r], self.first_row[r + 1]) for r in regions]
+        return np.concatenate(runs) if runs else np.zeros(0, dtype=np.int64)
+
+
+def _index(rows: np.ndarray) -> Tensor | slice:
+    """A slice where rows follow each other, so that nothing is copied."""
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return torch.from_numpy(rows)
+
+
+def _padded(episode: Episode, room: int) -> Episode:
+    """With room for as many support days; what is too much is not valid."""
+    missing = room - episode.support.shape[1]
+    assert missing >= 0, f"{episode.support.shape[1]} support days, but room for {room}"
+    pad = torch.nn.functional.pad
+    return replace(
+        episode, support=pad(episode.support, (0, missing)), support_valid=pad(episode.support_valid, (0, missing))
+    )
+
+
+def _tomorrow_differs(before: Panel, after: Panel, origin: np.ndarray) -> bool:
+    """Whether anything up to each region's first day ahead is another than it was."""
+    near = torch.arange(before.shape[1]) <= torch.from_numpy(origin)[:, None] + 1  # [R, T]
+    same = (before.known == after.known) | (before.known.isnan() & after.known.isnan())
+    return bool((near & (~same.all(dim=-1) | (before.closed != after.closed))).any())
