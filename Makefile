@@ -10,7 +10,7 @@ OUT ?= demo-output
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --no-input
 PYTEST_ARGS ?=
 CONSTRAINTS := platform/deploy/constraints.txt
-CODE := stmp platform jobs tests benchmarks docs
+CODE := stmp platform jobs serving tests benchmarks docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pandas3 lint format docs pin picture clean

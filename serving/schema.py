@@ -5,7 +5,7 @@ Answers are built from trusted values and not checked again; their types are for
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date as Day
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -32,7 +32,7 @@ class _Answer(BaseModel):
 class KnownDay(_Request):
     """What is known of one future day: of a region, or of all that are asked for."""
 
-    date: date
+    date: Day
     region: Name | None = Field(None, description="All regions of the request if not given.")
     series: Name | None = Field(None, description="Of a column that differs between series; all series if not given.")
     values: Values = Field({}, description="Known-future covariates by name, as `GET /v1/model` lists them.")
@@ -47,8 +47,8 @@ class Change(_Request):
     scale: Number | None = Field(None, description="What it is multiplied by.")
     add: Number | None = Field(None, description="What is added to it.")
     regions: list[Name] | None = Field(None, max_length=100_000, description="All of the request if not given.")
-    first: date | None = Field(None, description="First day; the first that is forecast if not given.")
-    last: date | None = Field(None, description="Last day; the last that is forecast if not given.")
+    first: Day | None = Field(None, description="First day; the first that is forecast if not given.")
+    last: Day | None = Field(None, description="Last day; the last that is forecast if not given.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Change:
@@ -72,7 +72,7 @@ class ForecastRequest(_Asked):
     regions: Literal["all"] | Annotated[list[Name], Field(min_length=1, max_length=100_000)] = Field(
         description="Ids as `GET /v1/regions` lists them, or `all`."
     )
-    dates: Annotated[list[date], Field(min_length=1, max_length=10_000)] | None = Field(
+    dates: Annotated[list[Day], Field(min_length=1, max_length=10_000)] | None = Field(
         None, description="Only these days; instead of `horizon`."
     )
     series: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = Field(
@@ -91,7 +91,7 @@ class ForecastRequest(_Asked):
 class HistoryDay(_Request):
     """One day of a region that the model never saw."""
 
-    date: date
+    date: Day
     sales: Sales | None = Field(None, description="Empty if it is not known.")
     series: Name | None = Field(None, description="Needed where the model has several series.")
     past: Values = Field({}, description="Past covariates by name.")
@@ -114,7 +114,7 @@ class ColdRequest(_Asked):
         description="A region whose calendar, and whose known-future covariates where none are given, hold here too. "
         "Without it the most common calendar holds, and covariates that are not given count as unknown.",
     )
-    origin: date | None = Field(
+    origin: Day | None = Field(
         None, description="Last day before the forecast; by default the history's last, or else the data's."
     )
     series: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
@@ -127,8 +127,8 @@ class SeriesForecast(_Answer):
     region: str
     series: str
     cold: bool = Field(description="Whether the model has never learned from this region.")
-    data_date: date = Field(description="The last day whose sales were used.")
-    dates: list[date]
+    data_date: Day = Field(description="The last day whose sales were used.")
+    dates: list[Day]
     day_types: list[str]
     events: list[str] = Field(description="The festival that a day belongs to, or an empty text.")
     mean: list[float]
@@ -147,7 +147,7 @@ class Observation(_Request):
     """What one region sold on one day."""
 
     region: Name
-    date: date
+    date: Day
     series: Name | None = Field(None, description="Needed where the model has several series.")
     sales: Sales | None = Field(None, description="Empty to say that it is not known after all.")
     closed: bool = False
@@ -182,7 +182,7 @@ class RegionSummary(_Answer):
 
     id: str
     cold: bool
-    data_date: date
+    data_date: Day
     mean_sales: float = Field(description="Mean of the last 28 observed days, summed over series.")
 
 
@@ -205,10 +205,10 @@ class RegionAnswer(_Answer):
 
     id: str
     cold: bool
-    data_date: date
-    known_until: date = Field(description="Last day that can be forecast without further covariates.")
+    data_date: Day
+    known_until: Day = Field(description="Last day that can be forecast without further covariates.")
     static: dict[str, float | None]
-    dates: list[date] = Field(description="The last days of history, and the days that can be forecast.")
+    dates: list[Day] = Field(description="The last days of history, and the days that can be forecast.")
     day_types: list[str]
     events: list[str]
     closed: list[bool]
@@ -240,7 +240,7 @@ class ModelAnswer(_Answer):
     known: list[KnownColumn]
     past: list[str]
     static: list[str]
-    trained_until: date
+    trained_until: Day
     trained_regions: int
     fingerprint: str = Field(description="Of the data it was trained on.")
     validation: dict[str, float]
@@ -251,9 +251,9 @@ class Festival(_Answer):
     """One date of a festival, and the days around it that count as one."""
 
     name: str
-    date: date
-    first: date
-    last: date
+    date: Day
+    first: Day
+    last: Day
     regions: int = Field(description="Regions that keep it.")
 
 
@@ -297,11 +297,12 @@ class Problem(_Answer):
     errors: list[Fault] = []
 
 
+_SCHEMA = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 PROBLEM: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+    code: {"description": text, "content": _SCHEMA}
     for code, text in {
         400: "The body cannot be read", 401: "No token, or an unknown one", 403: "The token lacks the scope",
-        404: "There is no such region", 409: "Other values are there", 413: "Too much at once",
-        415: "The body is not JSON", 422: "A field cannot be used", 429: "Too many requests", 503: "Busy; try again",
+        404: "There is no such region", 406: "There is no such format", 409: "Other values are there",
+        413: "Too much at once", 422: "A field cannot be used", 429: "Too many requests", 503: "Busy; try again",
     }.items()
 }  # fmt: skip

@@ -212,9 +212,7 @@ class Forecaster:
         noise = torch.randn(1, samples, self.config.model.psi_size, generator=torch.Generator().manual_seed(0))
         return (noise if samples > 1 else torch.zeros_like(noise)).expand(rows, -1, -1)
 
-    def in_units(
-        self, history: History, episode: Episode, rows: Rows, prediction: Prediction
-    ) -> tuple[Tensor, Tensor]:
+    def in_units(self, history: History, episode: Episode, rows: Rows, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """Mean [N, H, G] and calibrated quantiles [N, H, G, Q] in the unit of the data."""
         level = prediction.level  # [N, H, G]
         at = (torch.arange(len(episode.target), device=level.device)[:, None], episode.target)

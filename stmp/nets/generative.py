@@ -165,6 +165,7 @@ class STMP(nn.Module):
                 psi, posterior = self._task_features(history, rows, episode, contexts, query_window, support_window)
             else:
                 psi = memory.psi_of(rows.day_type[batch, episode.target])
+            assert psi is not None
             if self.config.psi == "stochastic":
                 samples = psi.sample(episode.noise)
             else:

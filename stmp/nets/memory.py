@@ -1,7 +1,7 @@
 """What the networks keep of regions' pasts, so that a forecast from there only decodes.
 
-Everything here depends on the model and on the data up to a region's origin, and on nothing that is asked: the recurrent
-states, psi of each cell, and the keys and values of the support days.
+Everything here depends on the model and on the data up to a region's origin, and on nothing that is asked: the
+recurrent states, psi of each cell, and the keys and values of the support days.
 """
 
 from __future__ import annotations
@@ -82,19 +82,27 @@ class Memory:
         return replace(self, contexts=replace(self.contexts, row=torch.arange(len(self), device=self.support.device)))
 
 
+_PARTS = (Rows, Contexts, TaskFeatures, Past, Memory)
+
+
 def _map(value: Any, change: Any) -> Any:
     """A dataclass of tensors, tuples and further dataclasses with each tensor changed; modules stay."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple):
         return tuple(_map(item, change) for item in value)
-    if isinstance(value, Rows | Contexts | TaskFeatures | Past | Memory):
+    if isinstance(value, _PARTS):
         return type(value)(**{field.name: _map(getattr(value, field.name), change) for field in fields(value)})
     return value
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     """The tensors of a dataclass, in the order of its fields."""
-    found: list[Tensor] = []
-    _map(value, lambda tensor: found.append(tensor) or tensor)
-    return iter(found)
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, _PARTS):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from stmp.data.panel import Panel
-from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
 from stmp.online import Online
 from tests.training import make_trainer, small_config, small_panel

@@ -1,0 +1,53 @@
+"""What the application is told at its start: the `args` of a Serve config, checked."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stmp.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Data, store, and limits of the application; which model it answers with is the deployment's `user_config`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(description="The dataset: a folder that `stmp ingest` wrote.")
+    observations: str = Field(description="Database URI of the observations: sqlite:///file.db, or PostgreSQL's.")
+    until: str | None = Field(None, description="Last day whose sales are used of the data; by default its last one.")
+    ahead: int = Field(400, ge=1, description="Periods beyond the data that forecasts and observations may reach.")
+    host: str = Field("127.0.0.1", description="Where the HTTP proxies listen; without tokens only on loopback.")
+    max_body_mb: float = Field(8.0, gt=0, description="Largest body of a request.")
+    max_regions: int = Field(2000, ge=1, description="Regions in one request.")
+    max_waiting: int = Field(200, ge=1, description="Requests that wait for the model; more are answered 503.")
+    max_gap: int = Field(92, ge=1, description="Periods that an observation may lie past its region's last known day.")
+    rate: float = Field(200.0, gt=0, description="Requests a second that one token may make of one replica.")
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Settings:
+        """Check the `args` of a Serve config.
+
+        Raises
+        ------
+        ConfigError
+            Naming each setting that cannot be used.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise ConfigError(f"The application's args cannot be used: {faults}.") from None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the application."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
