@@ -259,6 +259,61 @@ def forecast(
 
 
 @app.command()
+def serve(
+    data: DataUri,
+    model: ModelUri,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond 127.0.0.1 tokens are needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
+    observations: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Database of observations; by default a SQLite file in $STMP_HOME."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day whose sales are used; by default the last one there is.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer, each on a core of its own.")] = 1,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Serve forecasts over HTTP on this machine, until Ctrl-C.
+
+    \b
+    stmp serve --model models:/stores@champion --data data/stores --port 8000
+    """
+    from jobs.serve import serve as job
+    from jobs.serve import wait
+
+    result = job(
+        data, model, host=host, port=port, observations=observations, until=_day(until), replicas=replicas,
+        tracking_uri=tracking_uri,
+    )  # fmt: skip
+    _finish(result, json_file)
+    wait()
+
+
+@app.command()
+def rollout(
+    model: ModelUri,
+    url: Annotated[str, typer.Option(help="Address of the API.")] = "http://127.0.0.1:8000",
+    dashboard: Annotated[
+        str, typer.Option(help="Address of Ray's dashboard, as `stmp serve` prints it.")
+    ] = "http://127.0.0.1:8265",
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Have a running application answer with another model; it goes back if one of its replicas cannot take it.
+
+    \b
+    stmp rollout --model models:/stores@champion --dashboard http://127.0.0.1:8265
+    """
+    from jobs.serve import rollout as job
+
+    _finish(job(model, url=url, dashboard=dashboard, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
 def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only the versions of this model.")] = None,
     tracking_uri: Tracking = None,

@@ -12,9 +12,9 @@ from ray.serve import Application, Deployment
 
 from serving.app import make_app
 from serving.auth import Guard
-from serving.model import pin
 from serving.replica import Replica
 from serving.settings import Settings
+from stmp_platform.registry import pin
 from stmp_platform.settings import Settings as Surroundings
 
 DEPLOYMENT = "Api"
@@ -26,7 +26,6 @@ DEPLOYMENT = "Api"
     max_ongoing_requests=100,
     max_queued_requests=400,
     backpressure_config={"status_code": 503, "retry_after_s": 1},
-    autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 16},
     max_surge_percent=100,
 )
 @serve.ingress()

@@ -13,7 +13,7 @@ from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, ConfigError
 from stmp.forecaster import Forecaster
 from stmp.online import Decoded, Online
-from stmp_platform.registry import get_alias, list_versions, resolve
+from stmp_platform.registry import list_versions, pin, resolve
 from stmp_platform.settings import Settings as Surroundings
 
 TRIED = 16
@@ -117,20 +117,6 @@ class ServedModel:
                 f"The model {new.version} has quantiles from {levels[0]:g} to {levels[-1]:g}, and {self.version}, "
                 f"which is served, from {mine[0]:g} to {mine[-1]:g}. Train it with all of them."
             )
-
-
-def pin(reference: str, surroundings: Surroundings) -> str:
-    """The version that a reference means now, so that all replicas mean the same: ``models:/name/3``.
-
-    Raises
-    ------
-    RegistryError
-        If there is no such model or alias.
-    """
-    if reference.startswith("models:/") and "@" in reference:
-        name, _, alias = reference.removeprefix("models:/").partition("@")
-        return f"models:/{name}/{get_alias(name, alias, surroundings)}"
-    return reference
 
 
 def load_forecaster(reference: str, surroundings: Surroundings) -> tuple[Forecaster, Mapping[str, str]]:

@@ -153,6 +153,20 @@ def resolve(reference: str, settings: Settings | None = None) -> Path:
         return _fetch(location, reference, settings)
 
 
+def pin(reference: str, settings: Settings | None = None) -> str:
+    """What a reference means now, as one that always means the same: an alias becomes the version it points at.
+
+    Raises
+    ------
+    RegistryError
+        If there is no such model or alias.
+    """
+    parts = _REFERENCE.match(reference)
+    if parts is None or parts["alias"] is None:
+        return reference
+    return f"models:/{parts['name']}/{get_alias(parts['name'], parts['alias'], settings)}"
+
+
 def list_versions(name: str | None = None, settings: Settings | None = None) -> list[Version]:
     """All versions in the registry, or those of one model; by name, newest first.
 

@@ -1,0 +1,118 @@
+"""The jobs behind `stmp serve` and `stmp rollout`: the forecasting API on Ray Serve, and another model for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from jobs.screen import say
+
+TOKEN = "STMP_SERVE_TOKEN"
+"""Environment variable with the token that a rollout asks the replicas with."""
+
+
+def serve(
+    data: str,
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    observations: str | None = None,
+    until: str | None = None,
+    replicas: int = 1,
+    tracking_uri: str | None = None,
+) -> dict[str, Any]:
+    """Serve forecasts on this machine, from other processes, until this one ends.
+
+    Parameters
+    ----------
+    data, model : str
+        Dataset and model reference; an alias is resolved once, to the version that it means now.
+    observations : str, optional
+        Database of the observations; by default ``observations-NAME.db`` in the folder of the local store.
+    until : str, optional
+        Last day whose sales are used of the data.
+    replicas : int
+        Processes that answer.
+
+    Raises
+    ------
+    ConfigError
+        If the model does not exist, the port is taken, or others could reach it without a token.
+    ServeError
+        If the application does not start.
+    """
+    from stmp_platform.dataset import load_manifest
+    from stmp_platform.registry import pin
+    from stmp_platform.serve import config_of, start
+    from stmp_platform.settings import Settings
+
+    settings = Settings.from_env(tracking_uri)
+    name = load_manifest(data).name
+    reference = pin(model, settings)
+    _tell_replicas(settings)
+    args: dict[str, Any] = {
+        "data": _absolute(data),
+        "observations": observations or f"sqlite:///{settings.home / f'observations-{name}.db'}",
+        "host": host,
+    }
+    if until is not None:
+        args["until"] = until
+    config = config_of(_absolute(reference), args, host=host, port=port, replicas=replicas)
+    running = start(config, cpus=replicas)
+    say(f"Serving {reference} on {running.url} (API: {running.url}/docs). Ctrl-C ends it.")
+    say(f"Another model: stmp rollout --model M --url {running.url} --dashboard {running.dashboard}")
+    return {"url": running.url, "dashboard": running.dashboard, "model": reference}
+
+
+def rollout(
+    model: str, *, url: str, dashboard: str, tracking_uri: str | None = None, timeout_s: float = 300.0
+) -> dict[str, Any]:
+    """Have a running application answer with another model; it goes back if a replica cannot take it.
+
+    Raises
+    ------
+    ServeError
+        If the application is not there, or a replica cannot take the model.
+    RegistryError
+        If there is no such model.
+    """
+    from stmp_platform.registry import pin
+    from stmp_platform.rollout import roll_out
+    from stmp_platform.settings import Settings
+
+    reference = _absolute(pin(model, Settings.from_env(tracking_uri)))
+    token = os.environ.get(TOKEN)
+    rolled = roll_out(dashboard.rstrip("/"), url.rstrip("/"), reference, token=token, timeout_s=timeout_s)
+    say(
+        f"{len(rolled.replicas)} replicas answer with {rolled.after} after {rolled.seconds:.1f} s; before: {rolled.before}"
+    )
+    return {
+        "before": rolled.before, "after": rolled.after, "replicas": dict(rolled.replicas), "seconds": rolled.seconds,
+    }  # fmt: skip
+
+
+def _absolute(reference: str) -> str:
+    """A reference that means the same in the working folder of a replica."""
+    return reference if "://" in reference or reference.startswith("models:") else str(Path(reference).resolve())
+
+
+def _tell_replicas(settings: Any) -> None:
+    """Ray starts its processes with this environment; they must find the same registry from another folder."""
+    os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri.get_secret_value()
+    os.environ["MLFLOW_REGISTRY_URI"] = settings.registry_uri.get_secret_value()
+    os.environ["STMP_HOME"] = str(settings.home)
+
+
+def wait() -> None:
+    """Until Ctrl-C or SIGTERM."""
+    end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: end.set())
+    try:
+        while not end.wait(1.0):
+            pass
+    except KeyboardInterrupt:
+        say("Ending.")
