@@ -1,42 +1,36 @@
 // What stands beside the picture: figures, festivals ahead, the readout of a day, the table, the model and its gate.
 
 import { facts, h } from "./dom.js";
-import { figures } from "./timeline.js";
-import { span } from "./whatif.js";
-import { change, count, day, fullDay, number, plainDay, share, title, weekday } from "./words.js";
+import { figures, ranges } from "./timeline.js";
+import { change, count, day, days, fullDay, more, number, plainDay, share, title, weekday } from "./words.js";
 
 const GATE = "stmp.gate"; // tag of a version that was held against the champion
 
 /** The figures above the picture. */
 export function tiles(line, periods) {
-  const { first, days, total, best, sold, planned } = figures(line);
-  const [wide] = line.ranges;
-  const rows = [
-    ["Expected in all", number(total), `${count(days, periods)}, ${span(line, first, first + days - 1)}`],
-    sold !== null && sold > 0
-      ? ["Against what was sold", change(total / sold), `${number(sold)} in the ${count(days, periods)} before`]
-      : null,
-    [`Busiest ${periods.one}`, day(line.dates[best]),
-      `${number(line.expected[best])}${wide ? `, likely ${number(wide.lower[best])} to ${number(wide.upper[best])}` : ""}`],
-    planned === null
-      ? ["What if", "as planned", "move a slider to try another plan"]
-      : ["What if", planned > 0 ? change(total / planned) : "–", `${number(total)} in place of ${number(planned)}`],
-  ];
-  return rows.filter(Boolean).map(([name, value, note]) =>
-    h("div", { class: name === "What if" && planned !== null ? "tile changed" : "tile" },
-      h("dt", {}, name), h("dd", {}, h("span", { class: "value" }, value), h("span", { class: "note" }, note))));
+  const { first, length, total, best, sold, planned } = figures(line);
+  const [wide] = ranges(line);
+  const tile = (name, value, note, kind = "tile") =>
+    h("div", { class: kind }, h("dt", {}, name), h("dd", {}, h("span", { class: "value" }, value), h("span", { class: "note" }, note)));
+  return [
+    tile("Expected in all", number(total), days(line.dates[first], line.dates.at(-1))),
+    sold > 0 && tile(`Against the last ${count(length, periods)}`, change(total / sold), `${number(sold)} sold`),
+    tile(`Busiest ${periods.one}`, day(line.dates[best]),
+      `${number(line.expected[best])}${wide ? `, likely ${number(wide.lower[best])} to ${number(wide.upper[best])}` : ""}`),
+    planned > 0 && tile("What if", change(total / planned), `${number(planned)} as planned`, "tile changed"),
+  ].filter(Boolean);
 }
 
 /** What is known of one day, as pairs; the first one names the day. */
 export function dayFacts(line, index, periods) {
-  const [wide] = line.ranges;
+  const [wide] = ranges(line);
   const { events, dayTypes, closed, sold, expected, planned, known } = line;
   return [
     [periods.one === "day" ? fullDay(line.dates[index]) : plainDay(line.dates[index]),
       [title(dayTypes[index]), events[index] && title(events[index]), closed[index] && "closed"].filter(Boolean).join(", ")],
     sold[index] !== null && ["Sold", number(sold[index])],
     expected[index] !== null && ["Expected", number(expected[index])],
-    expected[index] !== null && wide && [`${share(wide.low, wide.high)} of cases`, `${number(wide.lower[index])} to ${number(wide.upper[index])}`],
+    expected[index] !== null && wide && [`${share(wide.low, wide.high)} range`, `${number(wide.lower[index])} to ${number(wide.upper[index])}`],
     planned?.[index] != null && ["As planned", number(planned[index])],
     sold[index] === null && expected[index] === null && ["Sold", "not known"],
     ...Object.entries(known).map(([name, values]) => [title(name.replace("@", ", ")), number(values[index])]),
@@ -47,24 +41,23 @@ export const readout = (pairs) => pairs.map(([name, value]) => h("span", {}, h("
 
 /** What the colours and lines of the picture mean. */
 export function legend(line, dayTypes) {
-  const [wide] = line.ranges;
+  const [wide] = ranges(line);
   const changed = line.planned !== null;
   const item = (name, text) => h("li", {}, h("i", { class: name, "aria-hidden": "true" }), text);
   return [
-    item("key-sold", "sold"),
-    item(changed ? "key-expected changed" : "key-expected", changed ? "expected, what if" : "expected"),
-    wide && item(changed ? "key-fan changed" : "key-fan", `${share(wide.low, wide.high)} of cases`),
-    changed && item("key-planned", "expected as planned"),
+    item("key-sold", "Sold"),
+    item(changed ? "key-expected changed" : "key-expected", changed ? "Expected, what if" : "Expected"),
+    wide && item(changed ? "key-fan changed" : "key-fan", `${share(wide.low, wide.high)} range`),
+    changed && item("key-planned", "Expected as planned"),
     ...dayTypes.map((name, index) => item(`key-type day-type-${index}`, title(name))),
   ].filter(Boolean);
 }
 
 /** The picture as a table. */
 export function table(line) {
-  const levels = line.ranges.flatMap(({ low, high, lower, upper }) => [[low, lower], [high, upper]]).sort(([a], [b]) => a - b);
   const columns = [
     ["Sold", line.sold], ["Expected", line.expected], ...(line.planned ? [["As planned", line.planned]] : []),
-    ...levels.map(([level, values]) => [`${Math.round(level * 1000) / 10} %`, values]),
+    ...line.quantiles.map(({ level, values }) => [`${Math.round(level * 1000) / 10} %`, values]),
     ...Object.entries(line.known).map(([name, values]) => [title(name.replace("@", ", ")), values]),
   ];
   return h("table", {},
@@ -78,24 +71,30 @@ export function table(line) {
         columns.map(([, values]) => h("td", {}, values[index] === null ? "" : number(values[index])))))));
 }
 
+/** What the what-ifs come to, beside their sliders. */
+export function outcome(line) {
+  const { total, planned } = figures(line);
+  if (planned === null) return [`${number(total)} expected as planned.`];
+  return [h("b", { class: "moved" }, number(total)), ` expected in place of ${number(planned)}`, planned > 0 && `: ${more(total / planned)}.`].filter(Boolean);
+}
+
 /** The festivals of the forecast. */
-export function festivalList(line, ahead, choose) {
+export function festivalList(line, ahead, periods, choose) {
   if (!ahead.length) return [h("p", { class: "note" }, "None among the days that are forecast.")];
   return [h("ul", { class: "festivals" }, ahead.map(({ name, from, to, total, daily, ordinary, before }) =>
     h("li", {},
       h("div", { class: "heading" },
         h("h3", {}, title(name)),
         choose && h("button", { type: "button", class: "quiet", onclick: () => choose(from, to), "aria-label": `What if on ${title(name)}` }, "what if")),
-      h("p", { class: "note" }, span(line, from, to)),
-      h("p", {}, h("b", {}, number(total)), " expected",
-        ordinary > 0 && from <= to ? `, ${number(daily)} a day: ${change(daily / ordinary)} on a day without a festival` : ""),
-      before && h("p", { class: "note" }, `Last time ${number(before.daily)} a day, ${span(line, before.from, before.to)}`))))];
+      h("p", { class: "note" }, days(line.dates[from], line.dates[to])),
+      h("p", {}, h("b", {}, number(total)), ` expected, ${number(daily)} a ${periods.one}`,
+        ordinary > 0 && `: ${more(daily / ordinary)} than on other ${periods.many}`),
+      before && h("p", { class: "note" }, `Last time ${number(before.daily)} a ${periods.one}, ${days(line.dates[before.from], line.dates[before.to])}`))))];
 }
 
 /** The card of the model. */
 export function modelCard(model) {
   const list = (values) => (values.length ? values.map(title).join(", ") : "none");
-  const losses = Object.entries(model.validation);
   return [
     facts([
       ["Version", model.model_version],
@@ -105,17 +104,16 @@ export function modelCard(model) {
       ["Day types", list(model.day_types)],
       ["Known ahead", list(model.known.map(({ name }) => name))],
       ["Known in hindsight", list(model.past)],
-      ["Features of a region", list(model.static)],
+      ["Features of a region", list([...new Set(model.static.map((name) => name.split("=")[0]))])],
       ["Data", h("code", {}, model.fingerprint)],
     ]),
-    losses.length > 0 && h("h3", {}, "Loss on days held out of training"),
-    losses.length > 0 && facts(losses.map(([name, loss]) => [title(name), loss.toFixed(3)])),
-  ].filter(Boolean);
+  ];
 }
 
-/** How the version came to be champion. */
-export function gateCard({ tags }) {
+/** How good the version is: what the gate said, and its losses in training. */
+export function gateCard({ tags, validation }) {
   const { [GATE]: found, ...others } = tags;
+  const losses = Object.entries(validation);
   const gate = readTag(found);
   const rest = Object.entries(others);
   return [
@@ -129,8 +127,9 @@ export function gateCard({ tags }) {
       ["By", gate.by],
       ["Report", gate.report && h("code", {}, gate.report)],
     ].filter(([, value]) => value)),
-    rest.length > 0 && h("h3", {}, "Tags of the version"),
-    rest.length > 0 && facts(rest.map(([name, value]) => [name, h("code", {}, value)])),
+    losses.length > 0 && h("h3", {}, "Loss on days held out of training"),
+    losses.length > 0 && facts(losses.map(([name, loss]) => [title(name), loss.toFixed(3)])),
+    rest.length > 0 && h("details", {}, h("summary", {}, "Tags of the version"), facts(rest.map(([name, value]) => [name, h("code", {}, value)]))),
   ].filter(Boolean);
 }
 
@@ -143,13 +142,14 @@ function readTag(text) {
 }
 
 /** An error, with where it is and what can be done. */
-export function problemNotice({ title: what, detail, message, errors = [], retryAfter }, again) {
+export function problemNotice({ title: what, status, message, errors = [], retryAfter }, again) {
+  const passing = !(status < 500) || status === 429;
   return [
     h("strong", {}, what ?? "This page failed"),
-    h("p", {}, detail ?? message),
+    errors.length === 0 && h("p", {}, message),
     errors.length > 0 && h("ul", {}, errors.map(({ field, reason, remedy }) =>
       h("li", {}, h("code", {}, field), `: ${reason}.`.replace("..", "."), remedy && ` ${remedy}`))),
     retryAfter && h("p", {}, `The server asks to wait ${retryAfter} s.`),
-    again && h("button", { type: "button", onclick: again }, "Try again"),
+    passing && h("button", { type: "button", onclick: again }, "Try again"),
   ].filter(Boolean);
 }

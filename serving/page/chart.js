@@ -1,7 +1,7 @@
 // The picture: history, the forecast's fan, festivals and day types, as one SVG of the size that it is shown at.
 
 import { s } from "./dom.js";
-import { festivals } from "./timeline.js";
+import { festivals, ranges } from "./timeline.js";
 import { asDate, day, month, number, title, year } from "./words.js";
 
 const TOP = 42; // two rows of festivals' names
@@ -36,8 +36,8 @@ export class Chart {
   }
 
   scale() {
-    const { sold, planned, expected, ranges, dates } = this.line;
-    const values = [sold, planned ?? [], expected, ranges[0]?.upper ?? []].flat().filter((value) => value !== null);
+    const { sold, planned, expected, quantiles, dates } = this.line;
+    const values = [sold, planned ?? [], expected, quantiles.at(-1)?.values ?? []].flat().filter((value) => value !== null);
     const step = roundStep((Math.max(...values) || 1) / (this.height < 300 ? 4 : 5));
     const top = Math.ceil((Math.max(...values) || 1) / step) * step;
     this.ticks = Array.from({ length: Math.round(top / step) + 1 }, (_, index) => index * step);
@@ -56,10 +56,10 @@ export class Chart {
     for (const { name, from, to } of [...runs].reverse()) {
       const half = (title(name).length * LETTER) / 2 + 4;
       const middle = Math.min(Math.max((this.x(from) + this.x(to)) / 2, half), this.width - half);
-      const row = rows.findIndex((taken) => taken.every((other) => Math.abs(other.middle - middle) > other.half + half));
+      const row = rows.findIndex((taken) => taken.every((other) => Math.abs(other.middle - middle) > other.half + half + LETTER));
       if (row < 0) continue;
       rows[row].push({ middle, half });
-      names.push(s("text", { x: middle, y: 14 + 16 * row, class: "festival-name" }, title(name)));
+      names.push(s("text", { x: middle, y: 30 - 16 * row, class: "festival-name" }, title(name)));
     }
     const shades = runs.map(({ from, to }) => this.days("festival-days", from, to, TOP - 4, this.base - TOP + 4));
     return s("g", {}, shades, names);
@@ -99,23 +99,25 @@ export class Chart {
 
   fan() {
     const name = this.line.planned ? "fan changed" : "fan";
-    return s("g", { class: name }, this.line.ranges.map(({ lower, upper }) => s("path", { d: this.area(lower, upper) })));
+    return s("g", { class: name }, ranges(this.line).map(({ lower, upper }) => s("path", { d: this.area(lower, upper) })));
   }
 
   lines() {
     const { sold, expected, planned, origin } = this.line;
-    const dots = this.pitch >= 5 ? sold.map((value, index) => [value, index]) : sold.map((value, index) => [value, index]).filter(
-      ([, index]) => (sold[index - 1] ?? null) === null && (sold[index + 1] ?? null) === null);
+    // Dots where there is room for them, and where a line would have no length.
+    const alone = (index) => (sold[index - 1] ?? null) === null && (sold[index + 1] ?? null) === null;
+    const dots = sold.flatMap((value, index) => (value !== null && (this.pitch >= 5 || alone(index)) ? [index] : []));
     return s("g", {},
       s("path", { class: "sold", d: this.path(sold) }),
-      dots.filter(([value]) => value !== null).map(([value, index]) => s("circle", { class: "sold-day", cx: this.x(index), cy: this.y(value), r: 1.8 })),
+      dots.map((index) => s("circle", { class: "sold-day", cx: this.x(index), cy: this.y(sold[index]), r: 1.8 })),
       planned && s("path", { class: "planned", d: this.path(planned) }),
       s("path", { class: planned ? "expected changed" : "expected", d: this.path(expected) }),
       expected.length === origin + 2 && s("circle", { class: "expected-day", cx: this.x(origin + 1), cy: this.y(expected[origin + 1]), r: 3 }));
   }
 
   path(values) {
-    return values.map((value, index) => (value === null ? "" : `${(values[index - 1] ?? null) === null ? "M" : "L"}${this.spot(index, value)}`)).join("");
+    const begins = (index) => (values[index - 1] ?? null) === null;
+    return values.map((value, index) => (value === null ? "" : `${begins(index) ? "M" : "L"}${this.spot(index, value)}`)).join("");
   }
 
   area(lower, upper) {
@@ -161,13 +163,13 @@ function dateTicks(dates, pitch) {
   const named = (index, text) => ({ index, text });
   const daily = dates.length < 2 || asDate(dates[1]) - asDate(dates[0]) === 86_400_000;
   if (!daily) return dates.flatMap((date, index) => (index % room ? [] : [named(index, day(date))]));
-  if (room <= 28) {
+  if (room <= 14) {
     const stride = room <= 1 ? 1 : 7 * Math.ceil(room / 7);
     const monday = dates.findIndex((date) => asDate(date).getUTCDay() === 1);
     const begin = stride === 1 || monday < 0 ? 0 : monday;
     return dates.flatMap((date, index) => (index < begin || (index - begin) % stride ? [] : [named(index, day(date))]));
   }
-  const stride = Math.ceil(room / 30);
+  const stride = Math.ceil(room / 31);
   return dates.flatMap((date, index) => {
     const number = asDate(date).getUTCMonth();
     if (asDate(date).getUTCDate() !== 1 || number % stride) return [];

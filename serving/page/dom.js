@@ -24,9 +24,8 @@ function fill(element, attributes, children) {
 export const facts = (rows) =>
   h("dl", { class: "facts" }, rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
-/** Give a select its options, and keep its choice where it is still there. */
-export function options(select, choices, chosen) {
+/** Give a select its options, and choose one; another one where that is not offered. */
+export function options(select, choices, chosen, otherwise = choices.at(-1)[0]) {
   select.replaceChildren(...choices.map(([value, text]) => h("option", { value }, text)));
-  const values = choices.map(([value]) => String(value));
-  select.value = values.includes(String(chosen)) ? String(chosen) : values.at(-1);
+  select.value = choices.some(([value]) => String(value) === String(chosen)) ? chosen : otherwise;
 }

@@ -1,19 +1,19 @@
 // The page: what was asked for, and what follows from it.
 
 import { get, post, Problem, token } from "./api.js";
-import { dayFacts, festivalList, gateCard, legend, modelCard, problemNotice, readout, table, tiles } from "./cards.js";
+import { dayFacts, festivalList, gateCard, legend, modelCard, outcome, problemNotice, readout, table, tiles } from "./cards.js";
 import { Chart } from "./chart.js";
 import { $, options } from "./dom.js";
 import { Picker } from "./picker.js";
 import { festivalsAhead, tail, timeline } from "./timeline.js";
 import { WhatIf } from "./whatif.js";
-import { count, number, periods, title } from "./words.js";
+import { count, periods, title } from "./words.js";
 
 const NARROW = window.matchMedia("(max-width: 700px)");
 const PAUSE_MS = 120;
 
-/** model and region: answers of the API; plan and changed: forecasts as planned and under the what-ifs; line: all of them. */
-const state = { model: null, region: null, plan: null, changed: null, line: null };
+/** model and region: answers of the API; plan and changed: forecasts as planned and under the what-ifs, which are changes. */
+const state = { model: null, region: null, plan: null, changed: null, changes: [] };
 
 const chart = new Chart($("chart"), point);
 const whatIf = new WhatIf($("what-if-controls"), $("reset"), later(askWhatIf));
@@ -26,13 +26,13 @@ const start = newest(async (signal) => {
   await loadModel(signal);
   $("token-form").hidden = true;
   $("content").hidden = false;
-  const wanted = new URLSearchParams(location.hash.slice(1)).get("region");
-  const { regions } = await get("v1/regions", { limit: 1 }, signal);
-  if (wanted ?? regions[0]?.id) show(wanted ?? regions[0].id);
-  else picker.input.focus();
+  const wanted = regionInAddress() ?? (await get("v1/regions", { limit: 1 }, signal)).regions[0].id;
+  await show(wanted);
 });
 
 const show = newest(async (signal, id) => {
+  state.plan = null;
+  $("answer").setAttribute("aria-busy", "true");
   const region = await get(`v1/regions/${encodeURIComponent(id)}`, { history: state.model.periods.memory }, signal);
   state.region = region;
   picker.set(id);
@@ -52,7 +52,7 @@ async function askPlan(signal) {
   $("answer").setAttribute("aria-busy", "true");
   state.plan = await forecast([], signal);
   if (state.plan.model_version !== state.model.model_version) await loadModel(signal);
-  const line = timeline(state.region, state.plan.forecasts[0], null);
+  const line = timeline(state.region, state.plan.forecasts[0]);
   $("answer").hidden = false;
   whatIf.show(line, festivalsAhead(line));
   await forecastChanged(signal);
@@ -61,9 +61,10 @@ async function askPlan(signal) {
 
 async function forecastChanged(signal) {
   const changes = whatIf.changes();
-  state.changed = changes.length ? await forecast(changes, signal) : null;
+  const changed = changes.length ? await forecast(changes, signal) : null;
+  Object.assign(state, { changed, changes });
   const same = ({ model_version, sequence }) => model_version === state.plan.model_version && sequence === state.plan.sequence;
-  if (state.changed && !same(state.changed)) show(state.region.id); // a new model or new sales came in between
+  if (changed && !same(changed)) show(state.region.id); // a new model or new sales came in between
 }
 
 function forecast(changes, signal) {
@@ -80,7 +81,8 @@ async function loadModel(signal) {
   const known = JSON.stringify([state.model?.known, state.model?.frequency]);
   state.model = { ...model, periods: periods(model.frequency) };
   if (known !== JSON.stringify([model.known, model.frequency])) whatIf.build(state.model);
-  $("version").textContent = model.model_version;
+  picker.unit = state.model.periods.one;
+  $("version").textContent = `Model ${model.model_version}`;
   $("loading-model").hidden = model.wanted === model.model_version;
   $("loading-model").textContent = model.error
     ? `${model.wanted} could not be loaded: ${model.error} These are forecasts of ${model.model_version}.`
@@ -88,8 +90,8 @@ async function loadModel(signal) {
   $("model").replaceChildren(...modelCard(state.model));
   $("gate").replaceChildren(...gateCard(state.model));
   const { shown } = state.model.periods;
-  options($("shown"), shown.map((n) => [n, count(n, state.model.periods)]), $("shown").value || shown[NARROW.matches ? 0 : 1]);
-  options($("series"), model.series.map((name) => [name, title(name)]), $("series").value || model.series[0]);
+  options($("shown"), shown.map((n) => [n, count(n, state.model.periods)]), $("shown").value, shown[NARROW.matches ? 0 : 1]);
+  options($("series"), model.series.map((name) => [name, title(name)]), $("series").value, model.series[0]);
   $("series-field").hidden = model.series.length < 2;
 }
 
@@ -99,28 +101,29 @@ function offer(region) {
   const most = Math.max(1, known);
   const choices = [...state.model.periods.ahead.filter((n) => n < most), most];
   const chosen = $("ahead").dataset.chosen;
-  options($("ahead"), choices.map((n) => [n, count(n, state.model.periods)]), chosen ?? most);
+  options($("ahead"), choices.map((n) => [n, count(n, state.model.periods)]), chosen, most);
 }
 
 function draw() {
   fail(null);
-  const { region, plan, changed, model } = state;
-  state.line = timeline(region, plan.forecasts[0], changed?.forecasts[0] ?? null);
-  const whole = state.line;
+  const { region, plan, changed, changes, model } = state;
+  const whole = timeline(region, plan.forecasts[0], changed?.forecasts[0], changes);
   const line = tail(whole, Number($("shown").value));
   const ahead = festivalsAhead(whole);
   $("title").textContent = model.series.length > 1 ? `${region.id}, ${title(plan.forecasts[0].series)}` : region.id;
   $("cold").hidden = !plan.forecasts[0].cold;
   $("tiles").replaceChildren(...tiles(whole, model.periods));
   $("legend").replaceChildren(...legend(line, model.day_types));
-  $("festivals").replaceChildren(...festivalList(whole, ahead, whatIf.sliders.length ? (from, to) => whatIf.on(from, to) : null));
+  $("festivals").replaceChildren(...festivalList(whole, ahead, model.periods, whatIf.sliders.length ? (from, to) => whatIf.on(from, to) : null));
   chart.at = undefined;
   chart.draw(line, model.day_types);
   scrub(line);
   if ($("table-card").open) $("table").replaceChildren(table(line));
-  $("answer").removeAttribute("aria-busy");
-  const [total, days] = [state.line.expected.filter((value) => value !== null), line.dates.length - line.origin - 1];
-  $("status").textContent = `${region.id}: ${number(total.reduce((a, b) => a + b, 0))} expected over ${count(days, model.periods)}${changed ? ", what if" : ""}.`;
+  $("outcome").replaceChildren(...outcome(whole));
+}
+
+function regionInAddress() {
+  return new URLSearchParams(location.hash.slice(1)).get("region");
 }
 
 /** Lay the slider of days under the picture, day above day. */
@@ -148,11 +151,14 @@ function fail(error, again) {
   box.hidden = error === null;
   if (error === null) return;
   if (!(error instanceof Problem)) console.error(error);
-  box.replaceChildren(...problemNotice(error, error.status === 401 ? null : again));
+  if (!state.plan) $("answer").hidden = true;
+  box.replaceChildren(...problemNotice(error, again));
+  box.scrollIntoView({ block: "nearest" });
   if (error.status !== 401) return;
   box.hidden = !token.get(); // that there is none yet is no error
   token.forget();
   $("forget").hidden = true;
+  $("version").textContent = "";
   $("content").hidden = true;
   $("token-form").hidden = false;
   $("token").focus();
@@ -199,8 +205,13 @@ $("ahead").addEventListener("change", () => {
   $("ahead").dataset.chosen = $("ahead").value;
   refresh();
 });
-$("shown").addEventListener("change", draw);
-$("table-card").addEventListener("toggle", draw);
-window.addEventListener("hashchange", () => show(new URLSearchParams(location.hash.slice(1)).get("region")));
+$("shown").addEventListener("change", () => state.plan && draw());
+$("table-card").addEventListener("toggle", () => {
+  if (!state.plan || !$("table-card").open) return;
+  draw();
+  const [head, first] = [$("table").querySelector("thead"), $("table").querySelector(".ahead")];
+  $("table").scrollTop = first.offsetTop - head.offsetHeight;
+});
+window.addEventListener("hashchange", () => regionInAddress() && show(regionInAddress()));
 
 start();

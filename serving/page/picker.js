@@ -15,6 +15,7 @@ export class Picker {
    */
   constructor({ input, popup, list, found }, { search, choose, fail }) {
     Object.assign(this, { input, popup, list, found, search, choose, fail });
+    this.unit = "day";
     this.chosen = "";
     this.active = -1;
     input.addEventListener("focus", () => input.select());
@@ -60,7 +61,7 @@ export class Picker {
 
   option({ id, cold, mean_sales: mean }, index) {
     return h("li", { id: `region-${index}`, role: "option", "data-id": id, "aria-selected": "false", onclick: () => this.pick(id) },
-      h("span", { class: "name" }, id), cold && h("span", { class: "badge" }, "new"), h("span", { class: "mean" }, `${number(mean)} a day`));
+      h("span", { class: "name" }, id), cold && h("span", { class: "badge" }, "new"), h("span", { class: "mean" }, `${number(mean)} a ${this.unit}`));
   }
 
   close() {

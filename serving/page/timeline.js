@@ -10,11 +10,12 @@ export const FESTIVAL = "festival";
  * @param region answer of GET /v1/regions/{id}
  * @param plan one forecast of POST /v1/forecasts, with the future as it is known
  * @param changed the same under the what-ifs, or null
+ * @param changes the what-ifs
  * @returns dates, dayTypes, events, closed, known by name; sold and expected with null where there is none; planned,
- *   the expectation without the what-ifs, or null; ranges, from the widest to the narrowest, each {low, high} of levels
- *   and {lower, upper} of values; origin, the index of the last day whose sales were used.
+ *   the expectation without the what-ifs, or null; quantiles by rising level; origin, the index of the last day whose
+ *   sales were used.
  */
-export function timeline(region, plan, changed) {
+export function timeline(region, plan, changed = null, changes = []) {
   const forecast = changed ?? plan;
   const length = region.dates.indexOf(forecast.dates.at(-1)) + 1;
   const dates = region.dates.slice(0, length);
@@ -24,23 +25,30 @@ export function timeline(region, plan, changed) {
     return (values) => dates.map((date) => values[at.get(date)] ?? null);
   };
   const over = spread(forecast);
-  const levels = Object.keys(forecast.quantiles).sort((a, b) => a - b);
-  const ranges = levels.slice(0, Math.floor(levels.length / 2)).map((low, index) => {
-    const high = levels.at(-1 - index);
-    return { low, high, lower: over(forecast.quantiles[low]), upper: over(forecast.quantiles[high]) };
-  });
+  const levels = Object.keys(forecast.quantiles).map(Number).sort((a, b) => a - b);
   return {
     dates,
     dayTypes: region.day_types.slice(0, length),
     events: region.events.slice(0, length),
     closed: region.closed.slice(0, length),
-    known: Object.fromEntries(Object.entries(region.known).map(([name, values]) => [name, values.slice(0, length)])),
+    known: Object.fromEntries(Object.entries(region.known).map(([name, values]) => [name, dates.map((date, index) => {
+      const change = changes.find(({ column, first, last }) => column === name && first <= date && date <= last);
+      return change ? change.to : values[index];
+    })])),
     sold: dates.map((_, index) => history.sales[index] ?? null),
     expected: over(forecast.mean),
     planned: changed ? spread(plan)(plan.mean) : null,
-    ranges,
+    quantiles: levels.map((level) => ({ level, values: over(forecast.quantiles[level]) })),
     origin: region.dates.indexOf(forecast.data_date),
   };
+}
+
+/** Pairs of quantiles from the outermost to the innermost: {low, high} levels and {lower, upper} values. */
+export function ranges({ quantiles }) {
+  return quantiles.slice(0, Math.floor(quantiles.length / 2)).map(({ level: low, values: lower }, index) => {
+    const { level: high, values: upper } = quantiles.at(-1 - index);
+    return { low, high, lower, upper };
+  });
 }
 
 /** The last days of a timeline: some of history, and all of the forecast. */
@@ -57,7 +65,7 @@ export function tail(line, history) {
     sold: cut(line.sold),
     expected: cut(line.expected),
     planned: cut(line.planned),
-    ranges: line.ranges.map((range) => ({ ...range, lower: cut(range.lower), upper: cut(range.upper) })),
+    quantiles: line.quantiles.map(({ level, values }) => ({ level, values: cut(values) })),
     origin: line.origin - begin,
   };
 }
@@ -107,7 +115,7 @@ export function figures(line) {
   const complete = sold.length === expected.length && sold.every((value) => value !== null);
   return {
     first,
-    days: expected.length,
+    length: expected.length,
     total: sum(expected),
     best,
     sold: complete ? sum(sold) : null,

@@ -2,7 +2,7 @@
 
 import { h, options } from "./dom.js";
 import { roundStep } from "./chart.js";
-import { count, number, plainDay, title } from "./words.js";
+import { count, days, number, sum, title } from "./words.js";
 
 const ALL = "all";
 const OWN = "own";
@@ -50,15 +50,13 @@ export class WhatIf {
   /** Take in the plan of a region and the festivals ahead. Moved sliders stay moved. */
   show(line, ahead) {
     this.line = line;
-    this.ahead = ahead;
     const dates = line.dates.slice(line.origin + 1);
     if (!this.sliders.length) return;
     options(this.days, [
       [ALL, `all ${count(dates.length, this.frequency)}`],
-      ...ahead.map(({ name, from, to }) => [`${line.dates[from]}/${line.dates[to]}`, `${title(name)}, ${span(line, from, to)}`]),
+      ...ahead.map(({ name, from, to }) => [`${line.dates[from]}/${line.dates[to]}`, `${title(name)}, ${days(line.dates[from], line.dates[to])}`]),
       [OWN, "other days"],
-    ], this.days.value || ALL);
-    if (this.days.selectedIndex === ahead.length + 1 && this.own.hidden) this.days.value = ALL;
+    ], this.days.value, ALL);
     for (const input of [this.first, this.last]) Object.assign(input, { min: dates[0], max: dates.at(-1) });
     if (!(dates.includes(this.first.value) && dates.includes(this.last.value))) {
       this.first.value = dates[0];
@@ -94,7 +92,7 @@ export class WhatIf {
   /** First and last day of the what-if. */
   span() {
     const { dates, origin } = this.line;
-    if (this.days.value === OWN) return [this.first.value || dates[origin + 1], this.last.value || dates.at(-1)];
+    if (this.days.value === OWN) return [this.first.value || dates[origin + 1], this.last.value || dates.at(-1)].sort();
     return this.days.value === ALL ? [dates[origin + 1], dates.at(-1)] : this.days.value.split("/");
   }
 
@@ -111,7 +109,7 @@ export class WhatIf {
   tell() {
     for (const { column, input, output, moved } of this.sliders) {
       const plan = this.line ? this.planned(column.name) : [];
-      const mean = plan.length ? plan.reduce((total, value) => total + value, 0) / plan.length : null;
+      const mean = plan.length ? sum(plan) / plan.length : null;
       if (!moved) input.value = column.binary ? 0 : (mean ?? column.low);
       const { text, said } = words(column, input.value, moved, plan, mean, this.frequency);
       output.textContent = text;
@@ -153,8 +151,3 @@ function words(column, value, moved, plan, mean, frequency) {
 }
 
 const field = (name, input) => h("div", { class: "field" }, h("label", { for: input.id }, name), input);
-
-export const span = (line, from, to) =>
-  from === to ? plainDay(line.dates[from]) : `${plainDay(line.dates[from]).replace(sameYear(line, from, to), "")}–${plainDay(line.dates[to])}`;
-
-const sameYear = (line, from, to) => (line.dates[from].slice(0, 4) === line.dates[to].slice(0, 4) ? / \d{4}$/ : "");

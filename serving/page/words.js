@@ -27,14 +27,22 @@ export const weekday = dated({ weekday: "short" });
 export const fullDay = dated({ weekday: "short", day: "numeric", month: "short", year: "numeric" });
 export const plainDay = dated({ day: "numeric", month: "short", year: "numeric" });
 
+const range = new Intl.DateTimeFormat(LOCALE, { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" });
+/** Days from one to another, with what both share written once. */
+export const days = (first, last) => range.formatRange(asDate(first), asDate(last));
+
 export const number = (value) =>
   value == null ? "–" : (Math.abs(value) >= 100 || Number.isInteger(value) ? whole : fine).format(value);
 
 /** A relative change, with its sign. */
-export function change(ratio) {
-  const percent = 100 * (ratio - 1);
-  const text = Math.abs(percent) < 10 ? percent.toFixed(1) : percent.toFixed(0);
-  return `${Number(text) > 0 ? "+" : Number(text) < 0 ? "−" : "±"}${text.replace("-", "")} %`;
+export const change = (ratio) => `${ratio > 1 ? "+" : ratio < 1 ? "−" : ""}${percent(ratio)}`;
+
+/** A relative change in words: more or less. */
+export const more = (ratio) => `${percent(ratio)} ${ratio < 1 ? "less" : "more"}`;
+
+function percent(ratio) {
+  const size = Math.abs(100 * (ratio - 1));
+  return `${size < 10 ? size.toFixed(1) : whole.format(size)} %`;
 }
 
 /** The share of days that a range between two levels holds: 0.1 and 0.9 make 80 %. */
