@@ -1,14 +1,8 @@
 // Calls of the API. Addresses are relative, so that the application may lie under any prefix.
 
-const KEY = "stmp-token";
+import { Problem } from "./problem.js";
 
-/** An answer other than success: RFC 9457's fields, whatever the server or the network said. */
-export class Problem extends Error {
-  constructor({ title, status, detail, errors = [] }, retryAfter = null) {
-    super(detail ?? title);
-    Object.assign(this, { title, status, detail, errors, retryAfter });
-  }
-}
+const KEY = "stmp-token";
 
 export const token = {
   get: () => sessionStorage.getItem(KEY),
@@ -22,7 +16,12 @@ export function get(path, query = {}, signal) {
 }
 
 export function post(path, body, signal) {
-  return call(path, { method: "POST", signal, body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+  return call(path, {
+    method: "POST",
+    signal,
+    body: JSON.stringify(body),
+    headers: { "Content-Type": "application/json" },
+  });
 }
 
 async function call(path, request) {
@@ -33,7 +32,10 @@ async function call(path, request) {
     response = await fetch(path, { ...request, headers, credentials: "omit" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ title: "The server does not answer", detail: "Is it running, and is this device still connected?" });
+    throw new Problem({
+      title: "The server does not answer",
+      detail: "Is it running, and is this device still connected?",
+    });
   }
   if (response.ok) return response.json();
   throw new Problem(await problemOf(response), response.headers.get("Retry-After"));
@@ -41,7 +43,11 @@ async function call(path, request) {
 
 /** The body of an error; a proxy before the server may have sent something else. */
 async function problemOf(response) {
-  const plain = { title: "The request failed", status: response.status, detail: `The server answered ${response.status}.` };
+  const plain = {
+    title: "The request failed",
+    status: response.status,
+    detail: `The server answered ${response.status}.`,
+  };
   try {
     return { ...plain, ...(await response.json()) };
   } catch {

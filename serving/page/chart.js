@@ -11,7 +11,10 @@ const STRIP = 7; // height of the day types
 const LETTER = 6.3; // about the width of a letter, to keep names apart
 
 export class Chart {
-  /** @param box element that the picture is put into. @param point function (index), called when a day is pointed at. */
+  /**
+   * @param box element that the picture is put into.
+   * @param point function (index), called when a day is pointed at.
+   */
   constructor(box, point) {
     this.box = box;
     this.point = point;
@@ -29,15 +32,26 @@ export class Chart {
     this.scale();
     this.cursor = s("g", { class: "cursor" });
     this.box.replaceChildren(
-      s("svg", { width: this.width, height: this.height, "aria-hidden": "true" },
-        this.festivals(), this.axes(), this.types(), this.border(), this.fan(), this.lines(), this.cursor),
+      s(
+        "svg",
+        { width: this.width, height: this.height, "aria-hidden": "true" },
+        this.festivals(),
+        this.axes(),
+        this.types(),
+        this.border(),
+        this.fan(),
+        this.lines(),
+        this.cursor,
+      ),
     );
     this.mark(this.at ?? line.origin + 1);
   }
 
   scale() {
     const { sold, planned, expected, quantiles, dates } = this.line;
-    const values = [sold, planned ?? [], expected, quantiles.at(-1)?.values ?? []].flat().filter((value) => value !== null);
+    const values = [sold, planned ?? [], expected, quantiles.at(-1)?.values ?? []]
+      .flat()
+      .filter((value) => value !== null);
     const step = roundStep((Math.max(...values) || 1) / (this.height < 300 ? 4 : 5));
     const top = Math.ceil((Math.max(...values) || 1) / step) * step;
     this.ticks = Array.from({ length: Math.round(top / step) + 1 }, (_, index) => index * step);
@@ -56,13 +70,15 @@ export class Chart {
     for (const { name, from, to } of [...runs].reverse()) {
       const half = (title(name).length * LETTER) / 2 + 4;
       const middle = Math.min(Math.max((this.x(from) + this.x(to)) / 2, half), this.width - half);
-      const row = rows.findIndex((taken) => taken.every((other) => Math.abs(other.middle - middle) > other.half + half + LETTER));
+      const row = rows.findIndex((taken) =>
+        taken.every((other) => Math.abs(other.middle - middle) > other.half + half + LETTER),
+      );
       if (row < 0) continue;
       rows[row].push({ middle, half });
       names.push(s("text", { x: middle, y: 30 - 16 * row, class: "festival-name" }, title(name)));
     }
     const shades = runs.map(({ from, to }) => this.days("festival-days", from, to, TOP - 4, this.base - TOP + 4));
-    return s("g", {}, shades, names);
+    return s("g", shades, names);
   }
 
   /** A rectangle over some days, each half a day to both sides, within the picture. */
@@ -74,32 +90,64 @@ export class Chart {
 
   axes() {
     const rows = this.ticks.map((tick) =>
-      s("g", {},
-        s("line", { class: tick ? "grid" : "axis", x1: this.left, x2: this.width - RIGHT, y1: this.y(tick), y2: this.y(tick) }),
-        s("text", { class: "tick end", x: this.left - 8, y: this.y(tick) + 4 }, number(tick))));
+      s(
+        "g",
+        s("line", {
+          class: tick ? "grid" : "axis",
+          x1: this.left,
+          x2: this.width - RIGHT,
+          y1: this.y(tick),
+          y2: this.y(tick),
+        }),
+        s("text", { class: "tick end", x: this.left - 8, y: this.y(tick) + 4 }, number(tick)),
+      ),
+    );
     const columns = dateTicks(this.line.dates, this.pitch).map(({ index, text }) =>
-      s("g", {},
-        s("line", { class: "axis", x1: this.x(index), x2: this.x(index), y1: this.base + STRIP + 5, y2: this.base + STRIP + 10 }),
-        s("text", { class: "tick middle", x: Math.min(Math.max(this.x(index), 20), this.width - 20), y: this.height - 8 }, text)));
-    return s("g", {}, rows, columns);
+      s(
+        "g",
+        s("line.axis", { x1: this.x(index), x2: this.x(index), y1: this.base + STRIP + 5, y2: this.base + STRIP + 10 }),
+        s(
+          "text",
+          { class: "tick middle", x: Math.min(Math.max(this.x(index), 20), this.width - 20), y: this.height - 8 },
+          text,
+        ),
+      ),
+    );
+    return s("g", rows, columns);
   }
 
   /** The strip of day types under the picture. */
   types() {
     const { dayTypes } = this.line;
-    const runs = dayTypes.flatMap((type, index) => (index && dayTypes[index - 1] === type ? [] : [{ type, from: index }]));
-    return s("g", {}, runs.map(({ type, from }, index) =>
-      this.days(`day-type day-type-${this.dayTypes.indexOf(type)}`, from, (runs[index + 1]?.from ?? dayTypes.length) - 1, this.base + 3, STRIP)));
+    const runs = dayTypes.flatMap((type, index) =>
+      index && dayTypes[index - 1] === type ? [] : [{ type, from: index }],
+    );
+    return s(
+      "g",
+      runs.map(({ type, from }, index) =>
+        this.days(
+          `day-type day-type-${this.dayTypes.indexOf(type)}`,
+          from,
+          (runs[index + 1]?.from ?? dayTypes.length) - 1,
+          this.base + 3,
+          STRIP,
+        ),
+      ),
+    );
   }
 
   border() {
     const at = this.x(this.line.origin + 0.5);
-    return s("line", { class: "border", x1: at, x2: at, y1: TOP - 4, y2: this.base });
+    return s("line.border", { x1: at, x2: at, y1: TOP - 4, y2: this.base });
   }
 
   fan() {
     const name = this.line.planned ? "fan changed" : "fan";
-    return s("g", { class: name }, ranges(this.line).map(({ lower, upper }) => s("path", { d: this.area(lower, upper) })));
+    return s(
+      "g",
+      { class: name },
+      ranges(this.line).map(({ lower, upper }) => s("path", { d: this.area(lower, upper) })),
+    );
   }
 
   lines() {
@@ -107,17 +155,22 @@ export class Chart {
     // Dots where there is room for them, and where a line would have no length.
     const alone = (index) => (sold[index - 1] ?? null) === null && (sold[index + 1] ?? null) === null;
     const dots = sold.flatMap((value, index) => (value !== null && (this.pitch >= 5 || alone(index)) ? [index] : []));
-    return s("g", {},
-      s("path", { class: "sold", d: this.path(sold) }),
-      dots.map((index) => s("circle", { class: "sold-day", cx: this.x(index), cy: this.y(sold[index]), r: 1.8 })),
-      planned && s("path", { class: "planned", d: this.path(planned) }),
+    return s(
+      "g",
+      s("path.sold", { d: this.path(sold) }),
+      dots.map((index) => s("circle.sold-day", { cx: this.x(index), cy: this.y(sold[index]), r: 1.8 })),
+      planned && s("path.planned", { d: this.path(planned) }),
       s("path", { class: planned ? "expected changed" : "expected", d: this.path(expected) }),
-      expected.length === origin + 2 && s("circle", { class: "expected-day", cx: this.x(origin + 1), cy: this.y(expected[origin + 1]), r: 3 }));
+      expected.length === origin + 2 &&
+        s("circle.expected-day", { cx: this.x(origin + 1), cy: this.y(expected[origin + 1]), r: 3 }),
+    );
   }
 
   path(values) {
     const begins = (index) => (values[index - 1] ?? null) === null;
-    return values.map((value, index) => (value === null ? "" : `${begins(index) ? "M" : "L"}${this.spot(index, value)}`)).join("");
+    return values
+      .map((value, index) => (value === null ? "" : `${begins(index) ? "M" : "L"}${this.spot(index, value)}`))
+      .join("");
   }
 
   area(lower, upper) {
@@ -136,12 +189,18 @@ export class Chart {
   mark(index) {
     this.at = Math.min(Math.max(index, 0), this.line.dates.length - 1);
     const { sold, expected, planned } = this.line;
-    const dots = [[sold, "sold-day"], [planned, "planned-day"], [expected, planned ? "expected-day changed" : "expected-day"]];
+    const dots = [
+      [sold, "sold-day"],
+      [planned, "planned-day"],
+      [expected, planned ? "expected-day changed" : "expected-day"],
+    ];
     const x = this.x(this.at);
     this.cursor.replaceChildren(
       s("line", { x1: x, x2: x, y1: TOP - 4, y2: this.base }),
-      ...dots.filter(([values]) => (values?.[this.at] ?? null) !== null)
-        .map(([values, name]) => s("circle", { class: name, cx: x, cy: this.y(values[this.at]), r: 4 })));
+      ...dots
+        .filter(([values]) => (values?.[this.at] ?? null) !== null)
+        .map(([values, name]) => s("circle", { class: name, cx: x, cy: this.y(values[this.at]), r: 4 })),
+    );
   }
 
   pointed(event) {

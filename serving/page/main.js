@@ -1,10 +1,13 @@
 // The page: what was asked for, and what follows from it.
 
-import { get, post, Problem, token } from "./api.js";
-import { dayFacts, festivalList, gateCard, legend, modelCard, outcome, problemNotice, readout, table, tiles } from "./cards.js";
+import { get, post, token } from "./api.js";
+import { dayFacts, festivalList, legend, outcome, readout, tiles } from "./cards.js";
 import { Chart } from "./chart.js";
 import { $, options } from "./dom.js";
+import { gateCard, modelCard } from "./model.js";
 import { Picker } from "./picker.js";
+import { Problem, problemNotice } from "./problem.js";
+import { table } from "./table.js";
 import { festivalsAhead, tail, timeline } from "./timeline.js";
 import { WhatIf } from "./whatif.js";
 import { count, periods, title } from "./words.js";
@@ -12,7 +15,7 @@ import { count, periods, title } from "./words.js";
 const NARROW = window.matchMedia("(max-width: 700px)");
 const PAUSE_MS = 120;
 
-/** model and region: answers of the API; plan and changed: forecasts as planned and under the what-ifs, which are changes. */
+/** model, region: answers of the API. plan, changed: forecasts as planned, and under the what-ifs, which are changes. */
 const state = { model: null, region: null, plan: null, changed: null, changes: [] };
 
 const chart = new Chart($("chart"), point);
@@ -63,7 +66,8 @@ async function forecastChanged(signal) {
   const changes = whatIf.changes();
   const changed = changes.length ? await forecast(changes, signal) : null;
   Object.assign(state, { changed, changes });
-  const same = ({ model_version, sequence }) => model_version === state.plan.model_version && sequence === state.plan.sequence;
+  const same = ({ model_version, sequence }) =>
+    model_version === state.plan.model_version && sequence === state.plan.sequence;
   if (changed && !same(changed)) show(state.region.id); // a new model or new sales came in between
 }
 
@@ -90,8 +94,18 @@ async function loadModel(signal) {
   $("model").replaceChildren(...modelCard(state.model));
   $("gate").replaceChildren(...gateCard(state.model));
   const { shown } = state.model.periods;
-  options($("shown"), shown.map((n) => [n, count(n, state.model.periods)]), $("shown").value, shown[NARROW.matches ? 0 : 1]);
-  options($("series"), model.series.map((name) => [name, title(name)]), $("series").value, model.series[0]);
+  options(
+    $("shown"),
+    shown.map((n) => [n, count(n, state.model.periods)]),
+    $("shown").value,
+    shown[NARROW.matches ? 0 : 1],
+  );
+  options(
+    $("series"),
+    model.series.map((name) => [name, title(name)]),
+    $("series").value,
+    model.series[0],
+  );
   $("series-field").hidden = model.series.length < 2;
 }
 
@@ -101,7 +115,12 @@ function offer(region) {
   const most = Math.max(1, known);
   const choices = [...state.model.periods.ahead.filter((n) => n < most), most];
   const chosen = $("ahead").dataset.chosen;
-  options($("ahead"), choices.map((n) => [n, count(n, state.model.periods)]), chosen, most);
+  options(
+    $("ahead"),
+    choices.map((n) => [n, count(n, state.model.periods)]),
+    chosen,
+    most,
+  );
 }
 
 function draw() {
@@ -114,7 +133,9 @@ function draw() {
   $("cold").hidden = !plan.forecasts[0].cold;
   $("tiles").replaceChildren(...tiles(whole, model.periods));
   $("legend").replaceChildren(...legend(line, model.day_types));
-  $("festivals").replaceChildren(...festivalList(whole, ahead, model.periods, whatIf.sliders.length ? (from, to) => whatIf.on(from, to) : null));
+  $("festivals").replaceChildren(
+    ...festivalList(whole, ahead, model.periods, whatIf.sliders.length ? (from, to) => whatIf.on(from, to) : null),
+  );
   chart.at = undefined;
   chart.draw(line, model.day_types);
   scrub(line);

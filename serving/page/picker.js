@@ -51,17 +51,24 @@ export class Picker {
     const { regions, total } = answer;
     this.list.replaceChildren(...regions.map((region, index) => this.option(region, index)));
     this.found.textContent =
-      total === 0 ? "No region has this in its name."
-      : total > regions.length ? `${number(regions.length)} of ${number(total)} regions; type to find others`
-      : `${number(total)} ${total === 1 ? "region" : "regions"}`;
+      total === 0
+        ? "No region has this in its name."
+        : total > regions.length
+          ? `${number(regions.length)} of ${number(total)} regions; type to find others`
+          : `${number(total)} ${total === 1 ? "region" : "regions"}`;
     this.popup.hidden = false;
     this.input.setAttribute("aria-expanded", "true");
     this.move(text ? 0 : regions.findIndex((region) => region.id === this.chosen));
   }
 
   option({ id, cold, mean_sales: mean }, index) {
-    return h("li", { id: `region-${index}`, role: "option", "data-id": id, "aria-selected": "false", onclick: () => this.pick(id) },
-      h("span", { class: "name" }, id), cold && h("span", { class: "badge" }, "new"), h("span", { class: "mean" }, `${number(mean)} a ${this.unit}`));
+    return h(
+      "li",
+      { id: `region-${index}`, role: "option", "data-id": id, "aria-selected": "false", onclick: () => this.pick(id) },
+      h("span.name", id),
+      cold && h("span.badge", "new"),
+      h("span.mean", `${number(mean)} a ${this.unit}`),
+    );
   }
 
   close() {

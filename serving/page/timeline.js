@@ -1,4 +1,4 @@
-// What is drawn, listed and summed: history and forecast of one series of one region, day by day. No element is made here.
+// What is drawn, listed and summed: history and forecast of one series of one region, day by day.
 
 import { sum } from "./words.js";
 
@@ -25,16 +25,23 @@ export function timeline(region, plan, changed = null, changes = []) {
     return (values) => dates.map((date) => values[at.get(date)] ?? null);
   };
   const over = spread(forecast);
-  const levels = Object.keys(forecast.quantiles).map(Number).sort((a, b) => a - b);
+  const levels = Object.keys(forecast.quantiles)
+    .map(Number)
+    .sort((a, b) => a - b);
   return {
     dates,
     dayTypes: region.day_types.slice(0, length),
     events: region.events.slice(0, length),
     closed: region.closed.slice(0, length),
-    known: Object.fromEntries(Object.entries(region.known).map(([name, values]) => [name, dates.map((date, index) => {
-      const change = changes.find(({ column, first, last }) => column === name && first <= date && date <= last);
-      return change ? change.to : values[index];
-    })])),
+    known: Object.fromEntries(
+      Object.entries(region.known).map(([name, values]) => [
+        name,
+        dates.map((date, index) => {
+          const change = changes.find(({ column, first, last }) => column === name && first <= date && date <= last);
+          return change ? change.to : values[index];
+        }),
+      ]),
+    ),
     sold: dates.map((_, index) => history.sales[index] ?? null),
     expected: over(forecast.mean),
     planned: changed ? spread(plan)(plan.mean) : null,
@@ -93,11 +100,21 @@ export function festivalsAhead(line) {
   const ahead = (index) => line.expected[index] !== null;
   const quiet = line.expected.filter((value, index) => value !== null && !line.events[index] && !line.closed[index]);
   const ordinary = quiet.length ? sum(quiet) / quiet.length : null;
-  return runs.filter(({ to }) => ahead(to)).map(({ name, from, to }) => {
-    const values = line.expected.slice(from, to + 1).filter((value) => value !== null);
-    const total = sum(values);
-    return { name, from: to + 1 - values.length, to, total, daily: total / values.length, ordinary, before: lastTime(line, runs, name, from) };
-  });
+  return runs
+    .filter(({ to }) => ahead(to))
+    .map(({ name, from, to }) => {
+      const values = line.expected.slice(from, to + 1).filter((value) => value !== null);
+      const total = sum(values);
+      return {
+        name,
+        from: to + 1 - values.length,
+        to,
+        total,
+        daily: total / values.length,
+        ordinary,
+        before: lastTime(line, runs, name, from),
+      };
+    });
 }
 
 function lastTime(line, runs, name, before) {

@@ -9,7 +9,11 @@ const OWN = "own";
 const STEPS = 50; // at least so many stops on a slider
 
 export class WhatIf {
-  /** @param box element for the controls. @param reset button. @param changed function called when an answer must be asked anew. */
+  /**
+   * @param box element for the controls.
+   * @param reset button.
+   * @param changed function, called when there is something else to ask.
+   */
   constructor(box, reset, changed) {
     this.box = box;
     this.resetButton = reset;
@@ -29,7 +33,8 @@ export class WhatIf {
     this.box.replaceChildren(
       ...(this.sliders.length
         ? [field("On", this.days), this.own, ...this.sliders.map((slider) => this.row(slider))]
-        : [h("p", { class: "note" }, "This model knows of nothing that could be planned otherwise.")]));
+        : [h("p.note", "This model knows of nothing that could be planned otherwise.")]),
+    );
     this.tell();
   }
 
@@ -42,9 +47,17 @@ export class WhatIf {
       this.move();
     });
     const stops = column.binary ? ["no day", "as planned", "every day"] : [number(column.low), number(column.high)];
-    return h("div", { class: "slider" },
-      h("label", { for: id }, title(column.name.replace("@", ", "))), output, input,
-      h("div", { class: "stops", "aria-hidden": "true" }, stops.map((stop) => h("span", {}, stop))));
+    return h(
+      "div.slider",
+      h("label", { for: id }, title(column.name.replace("@", ", "))),
+      output,
+      input,
+      h(
+        "div.stops",
+        { "aria-hidden": "true" },
+        stops.map((stop) => h("span", stop)),
+      ),
+    );
   }
 
   /** Take in the plan of a region and the festivals ahead. Moved sliders stay moved. */
@@ -52,11 +65,19 @@ export class WhatIf {
     this.line = line;
     const dates = line.dates.slice(line.origin + 1);
     if (!this.sliders.length) return;
-    options(this.days, [
-      [ALL, `all ${count(dates.length, this.frequency)}`],
-      ...ahead.map(({ name, from, to }) => [`${line.dates[from]}/${line.dates[to]}`, `${title(name)}, ${days(line.dates[from], line.dates[to])}`]),
-      [OWN, "other days"],
-    ], this.days.value, ALL);
+    options(
+      this.days,
+      [
+        [ALL, `all ${count(dates.length, this.frequency)}`],
+        ...ahead.map(({ name, from, to }) => [
+          `${line.dates[from]}/${line.dates[to]}`,
+          `${title(name)}, ${days(line.dates[from], line.dates[to])}`,
+        ]),
+        [OWN, "other days"],
+      ],
+      this.days.value,
+      ALL,
+    );
     for (const input of [this.first, this.last]) Object.assign(input, { min: dates[0], max: dates.at(-1) });
     if (!(dates.includes(this.first.value) && dates.includes(this.last.value))) {
       this.first.value = dates[0];
@@ -98,11 +119,13 @@ export class WhatIf {
 
   /** The changes as POST /v1/forecasts takes them. */
   changes() {
-    return this.sliders.filter(({ moved }) => moved).map(({ column, input }) => {
-      const [first, last] = this.span();
-      const to = column.binary ? Number(input.value > 0) : Number(input.value);
-      return { column: column.name, to, first, last };
-    });
+    return this.sliders
+      .filter(({ moved }) => moved)
+      .map(({ column, input }) => {
+        const [first, last] = this.span();
+        const to = column.binary ? Number(input.value > 0) : Number(input.value);
+        return { column: column.name, to, first, last };
+      });
   }
 
   /** Write beside each slider what it stands for; one that was not moved stands at the plan. */
@@ -150,4 +173,4 @@ function words(column, value, moved, plan, mean, frequency) {
   return { text, said: moved ? `${text} on every ${frequency.one}` : text };
 }
 
-const field = (name, input) => h("div", { class: "field" }, h("label", { for: input.id }, name), input);
+const field = (name, input) => h("div.field", h("label", { for: input.id }, name), input);
