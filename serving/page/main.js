@@ -15,7 +15,7 @@ import { count, periods, title } from "./words.js";
 const NARROW = window.matchMedia("(max-width: 700px)");
 const PAUSE_MS = 120;
 
-/** model, region: answers of the API. plan, changed: forecasts as planned, and under the what-ifs, which are changes. */
+/** Answers of the API; changed is the forecast under the what-ifs, which are changes. */
 const state = { model: null, region: null, plan: null, changed: null, changes: [] };
 
 const chart = new Chart($("chart"), point);
