@@ -88,7 +88,8 @@ def rollout(
     token = os.environ.get(TOKEN)
     rolled = roll_out(dashboard.rstrip("/"), url.rstrip("/"), reference, token=token, timeout_s=timeout_s)
     say(
-        f"{len(rolled.replicas)} replicas answer with {rolled.after} after {rolled.seconds:.1f} s; before: {rolled.before}"
+        f"{len(rolled.replicas)} replicas answer with {rolled.after} after {rolled.seconds:.1f} s; "
+        f"before it was {rolled.before}"
     )
     return {
         "before": rolled.before, "after": rolled.after, "replicas": dict(rolled.replicas), "seconds": rolled.seconds,

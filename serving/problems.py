@@ -107,10 +107,20 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unknown)
 
 
+_REMEDIES = {
+    "model_attributes_type": "Send a JSON object with `Content-Type: application/json`.",
+    "extra_forbidden": "Leave it out, or look for a mistyped name; /docs lists all fields.",
+    "missing": "This field is needed.",
+}
+
+
 def from_validation(error: RequestValidationError) -> ApiError:
     """Pydantic's findings as faults; a body that is no JSON at all is a 400."""
     found = error.errors()
-    faults = [Fault(field=".".join(map(str, e["loc"])), reason=str(e["msg"])) for e in found[:MAX_FAULTS]]
+    faults = [
+        Fault(field=".".join(map(str, e["loc"])), reason=str(e["msg"]), remedy=_REMEDIES.get(e["type"]))
+        for e in found[:MAX_FAULTS]
+    ]
     if any(e["type"] == "json_invalid" for e in found):
         return ApiError(400, "The body is not JSON.", faults)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

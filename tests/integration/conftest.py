@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import MlflowServer, postgres
+from tests.serving import make_data, make_model
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +53,15 @@ def make_city(folder: Path, seed: int) -> str:
     spec = prepare_source("synthetic", folder / "raw", regions=14, years=1.5, seed=seed)
     ingest(spec, str(folder / "data"))
     return str(folder / "data")
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the dataset that the tests of serving serve."""
+    return make_data(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def first_model(shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small model of it."""
+    return make_model(shop, tmp_path_factory.mktemp("models") / "first")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from stmp.data.panel import Panel
+from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
 from stmp.online import Online
 from tests.training import make_trainer, small_config, small_panel
@@ -91,3 +92,75 @@ def test_online_forecasts_are_those_of_the_batch(model: tuple[Forecaster, tuple[
     much_later = origin + 40
     online.update(panel_until(much_later, series), much_later, np.arange(14))
     assert_equal(online, panel_until(much_later, series), much_later)
+
+
+def with_promotions(panel: Panel, first: int) -> Panel:
+    """The panel with a promotion on every day from one on."""
+    known = panel.known.clone()
+    known[:, first:, panel.known_names.index("promo")] = 1.0
+    return replace(panel, known=known)
+
+
+@pytest.fixture(scope="module")
+def product() -> Forecaster:
+    """Return a model of the usual kind, trained until it minds promotions."""
+    torch.set_num_threads(1)
+    panel = small_panel()
+    trainer = make_trainer(panel, small_config(), until=460)
+    for _ in range(24):
+        trainer.train_step()
+    return Forecaster.from_trainer(trainer, regions=tuple(panel.regions), until=str(panel.dates[459]), fingerprint="x")
+
+
+@pytest.mark.parametrize("first", [ORIGIN + 1, ORIGIN + 4], ids=["from tomorrow", "later"])
+def test_a_what_if_is_the_batch_with_another_future(product: Forecaster, first: int) -> None:
+    """Tomorrow counts twice: the last day known looks one day ahead."""
+    origin = np.full(14, ORIGIN)
+    panel = panel_until(origin)
+    online = Online(product, panel, origin)
+    some = np.array([1, 2, 7])
+    plain = online.predict(some, HORIZON).mean
+    changed = online.predict(some, HORIZON, lambda p: with_promotions(p, first))
+    mean, quantiles = batch(product, with_promotions(panel, first), ORIGIN, some)
+    np.testing.assert_allclose(changed.mean, mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(changed.quantiles, quantiles, rtol=1e-4, atol=1e-4)
+    assert np.abs(changed.mean - plain).max() > 1e-3
+    np.testing.assert_array_equal(online.predict(some, HORIZON).mean, plain)  # nothing of it stays
+
+
+def test_an_unknown_future_is_refused(product: Forecaster) -> None:
+    origin = np.full(14, ORIGIN)
+    online = Online(product, panel_until(origin), origin)
+    gone = torch.arange(online.panel.shape[1])[None, :, None] > ORIGIN + 5
+    with pytest.raises(DataError, match="promo"):
+        online.predict(np.array([0]), HORIZON, lambda p: replace(p, known=p.known.masked_fill(gone, float("nan"))))
+
+
+@pytest.mark.parametrize("days", [0, 9])
+def test_a_cold_region_is_the_batch_with_a_short_history(product: Forecaster, days: int) -> None:
+    origin = np.full(14, ORIGIN)
+    panel = panel_until(origin)
+    short = panel.select([3]).with_history(panel.dates[ORIGIN], days)
+    decoded = Online(product, panel, origin).cold(short, ORIGIN, HORIZON)
+    mean, _ = batch(product, short, ORIGIN, np.array([0]))
+    np.testing.assert_allclose(decoded.mean, mean, rtol=1e-4, atol=1e-4)
+
+
+def test_series_without_a_past_are_forecast_when_cold() -> None:
+    panel = small_panel(series=("a", "b"))
+    trainer = make_trainer(panel, small_config(), until=460)
+    forecaster = Forecaster.from_trainer(trainer, regions=(), until=str(panel.dates[459]), fingerprint="x")
+    until = panel_until(np.full(14, ORIGIN), ("a", "b"))
+    online = Online(forecaster, until, np.full(14, ORIGIN))
+    nothing = until.select([3]).with_history(panel.dates[ORIGIN], 0)
+    decoded = online.cold(nothing, ORIGIN, HORIZON)
+    assert decoded.mean.shape == (1, HORIZON, 2)
+    assert (decoded.mean[:, :, 0].max() > 0) and (decoded.mean[:, :, 1].max() > 0)
+
+
+def test_pooled_tasks_cannot_be_forecast_alone() -> None:
+    panel = small_panel()
+    trainer = make_trainer(panel, small_config("train.view_mode=pooled", "train.batch_regions=12"), until=460)
+    forecaster = Forecaster.from_trainer(trainer, regions=(), until=str(panel.dates[459]), fingerprint="x")
+    with pytest.raises(ConfigError, match="view_mode=cell"):
+        Online(forecaster, panel, np.full(14, ORIGIN))
