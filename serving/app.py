@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 
 from serving.auth import Guard
 from serving.middleware import Count, LimitBody
 from serving.problems import handle_errors
 from serving.replica import Replica
 from serving.routes import document_problems, router
-
-PAGE = Path(__file__).parent / "page"
+from serving.static import Page
 
 
 def make_app(replica: Replica) -> FastAPI:
@@ -45,6 +42,5 @@ def make_app(replica: Replica) -> FastAPI:
     handle_errors(app)
     app.add_middleware(LimitBody, most=int(settings.max_body_mb * 1e6))
     app.add_middleware(Count, metrics=replica.metrics)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    app.mount("/", Page(), name="page")
     return app
