@@ -81,7 +81,9 @@ def test_no_file_names_another_host(name: str) -> None:
 def test_no_text_becomes_markup_or_code(script: Path) -> None:
     """Names of regions and festivals come from data; they may be anything."""
     text = script.read_text(encoding="utf-8")
-    assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|Function\(|DOMParser", text) == []
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|Function\(|DOMParser", text) == []
+    )
 
 
 def test_ids_that_are_asked_for_are_there_once(document: Document) -> None:
