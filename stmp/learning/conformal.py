@@ -1,8 +1,10 @@
 """Conformal calibration: quantiles stretched, by day type, until they hold on days that training never saw.
 
 A network's quantiles describe the days it learned from, and those it has learned too well. On the validation days each
-distance from the median is compared with the predicted one; the factor that would have made a level hold is kept with
-the model (after conformalized quantile regression, Romano et al. 2019, with a factor in place of their offset).
+distance from the median is compared with the predicted one; the factor that would have made an interval hold is kept
+with the model (after conformalized quantile regression, Romano et al. 2019, with a factor in place of their offset).
+Both ends of an interval are stretched alike: the validation days are one short stretch of time, whose sales lie above
+or below what was forecast together, and that says nothing of how the next ones lie.
 """
 
 from __future__ import annotations
@@ -71,15 +73,22 @@ def count_ratios(
     Returns
     -------
     Tensor float64 [D, Q, BINS]
-        On the level's side of the median; the other side counts in the first bin.
+        Of a level with a mirror image, on the side of the median where the truth lay; of another one on its own side,
+        where the other side counts in the first bin.
     """
     middle = levels.index(0.5)
     median = quantiles[..., middle]
+    above = truth > median
     counts = torch.zeros(day_types, len(levels), BINS, dtype=torch.float64)
     kinds = day_type[:, :, None].expand_as(truth)[observed].cpu()
     for k, level in enumerate(levels):
-        side = 1.0 if level > 0.5 else -1.0
-        distance = (side * (quantiles[..., k] - median)).clamp(min=TINY)
+        side = torch.full_like(truth, 1.0 if level > 0.5 else -1.0)
+        end = quantiles[..., k]
+        mirror = _mirror(level, levels)
+        if mirror is not None:
+            side = torch.where(above, 1.0, -1.0)
+            end = torch.where(above == (level > 0.5), end, quantiles[..., mirror])
+        distance = (side * (end - median)).clamp(min=TINY)
         ratio = (side * (truth - median) / distance)[observed].cpu()
         place = (ratio / WIDTH).floor().clamp(min=0, max=BINS - 1).long()
         counts[:, k] += torch.bincount(kinds * BINS + place, minlength=day_types * BINS).view(day_types, BINS)
@@ -102,9 +111,19 @@ def fit_conformal(counts: Tensor, levels: tuple[float, ...]) -> Conformal:
     return Conformal(tuple(rows))
 
 
+def _mirror(level: float, levels: tuple[float, ...]) -> int | None:
+    """Position of the other end of the interval that a level is one end of; None where it is not forecast."""
+    return next((k for k, other in enumerate(levels) if abs(1.0 - level - other) < 1e-6), None)
+
+
+def _share(level: float, levels: tuple[float, ...]) -> float:
+    """Points whose ratio is to stay below the factor: those inside the interval, or on one side of a lone level."""
+    return abs(2 * level - 1) if _mirror(level, levels) is not None else max(level, 1 - level)
+
+
 def _factors(counts: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """The ratio that a share max(level, 1 - level) of the points stays below, for each level; [Q]."""
+    """The ratio that the wanted share of the points stays below, for each level; [Q]."""
     shares = counts.cumsum(dim=-1) / counts.sum(dim=-1, keepdim=True)
-    wanted = torch.tensor([max(level, 1 - level) for level in levels], dtype=torch.float64)[:, None]
+    wanted = torch.tensor([_share(level, levels) for level in levels], dtype=torch.float64)[:, None]
     place = (shares < wanted).sum(dim=-1).clamp(max=BINS - 1)
     return ((place + 0.5) * WIDTH).clamp(min=SMALLEST, max=LARGEST)

@@ -37,6 +37,24 @@ def test_levels_hold_on_other_days() -> None:
     assert torch.equal(calibrated[..., MIDDLE], quantiles[..., MIDDLE])
 
 
+def test_days_that_all_lie_above_the_median_widen_both_sides() -> None:
+    quantiles, truth, day_type = too_narrow(20_000, seed=0)
+    observed = torch.ones_like(truth, dtype=torch.bool)
+    counts = count_ratios(quantiles, truth + 0.7, observed, day_type, 2, LEVELS)
+    for factors in fit_conformal(counts, LEVELS).factors:
+        assert factors == factors[::-1]
+        assert factors[0] > 1.1
+
+
+def test_a_level_without_a_mirror_image_holds_too() -> None:
+    quantiles, truth, day_type = too_narrow(20_000, seed=0)
+    lone, levels = quantiles[..., MIDDLE:], LEVELS[MIDDLE:]
+    observed = torch.ones_like(truth, dtype=torch.bool)
+    conformal = fit_conformal(count_ratios(lone, truth, observed, day_type, 2, levels), levels)
+    above = (truth > conformal.apply(lone, day_type, 0)[..., -1])[day_type == 1]
+    assert abs(float(above.float().mean()) - 0.1) < 0.02
+
+
 def test_order_is_kept_whatever_the_factors() -> None:
     quantiles, _, day_type = too_narrow(100, seed=0)
     uneven = Conformal(((0.6, 3.0, 1.0, 3.0, 0.5), (4.0, 0.5, 1.0, 0.5, 4.0)))
