@@ -100,6 +100,16 @@ def start(config: Mapping[str, Any], *, cpus: int | None = None) -> Running:
     return running
 
 
+def stop() -> None:
+    """End Serve and Ray, if this process has started them."""
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()
+
+
 def deploy(dashboard: str, config: Mapping[str, Any], timeout_s: float = DEPLOY_TIMEOUT_S) -> None:
     """Send a config, and wait until its applications run.
 
