@@ -32,6 +32,10 @@ __all__ = ["Forecast", "Forecaster", "Predictor"]
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
+RECORDS = 2.0
+"""No quantile lies beyond so many times the most that a series has ever sold: a ratio learned on the logarithmic scale
+would else make a series that sells once a year expect a hundred times its Christmas."""
+
 CHUNK = 64
 """Rows that are forecast at a time: bounds memory."""
 
@@ -229,6 +233,10 @@ class Forecaster:
         levels = self.config.model.levels
         raw = self.model.head.quantiles(prediction.values, levels)
         quantiles = history.unscale(self.conformal.apply(raw, days, levels.index(0.5)), level.unsqueeze(-1))
+        past = torch.arange(rows.sales.shape[1], device=level.device) <= episode.origin[:, :1]
+        record = torch.where(rows.observed & past[:, :, None], rows.sales, 0.0).amax(dim=1)  # [N, G]
+        most = torch.where(record > 0, RECORDS * record, torch.inf)
+        quantiles = torch.minimum(quantiles, most[:, None, :, None])
         mean = mean_of_quantiles(quantiles, levels)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 

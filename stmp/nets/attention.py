@@ -20,10 +20,6 @@ from stmp.data.features import History, Rows
 LEARNED = 16
 """Numbers in a head's learned value."""
 
-YEAR = 365.25
-SEASON_WIDTH = 5.0
-"""Days, and days at which a day of another year counts as less of the same season."""
-
 
 class PastAttention(nn.Module):
     """Heads over support days, each with a penalty on age and a bonus for the same event, day type and weekday."""
@@ -36,7 +32,7 @@ class PastAttention(nn.Module):
         self.match = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, self.heads * self.width))
         self.value = nn.Sequential(nn.Linear(features + 2 * series, hidden), nn.ReLU(), nn.Linear(hidden, LEARNED))
         self.age = nn.Parameter(torch.linspace(-1.0, 2.0, self.heads))
-        self.bonus = nn.Parameter(torch.tensor([2.0, 1.0, 0.5, 0.5, 1.0])[:, None].repeat(1, self.heads))
+        self.bonus = nn.Parameter(torch.tensor([2.0, 1.0, 0.5, 0.5])[:, None].repeat(1, self.heads))
         # Every other head compares with its own time's level from the start; each learns its mix.
         self.own_level = nn.Parameter(torch.tensor([-2.0, 2.0] * self.heads)[: self.heads])
 
@@ -97,11 +93,7 @@ class PastAttention(nn.Module):
         same_type = rows.day_type[q_at][:, :, None] == rows.day_type[s_at][:, None, :]
         week = max(1, 7 // self.period_days)
         same_weekday = (episode.target % week)[:, :, None] == (episode.support % week)[:, None, :]
-        apart = (episode.target[:, :, None] - episode.support[:, None, :]).to(days.dtype) * self.period_days
-        off_season = (apart + YEAR / 2) % YEAR - YEAR / 2  # days from the same time of another year
-        same_season = torch.exp(-0.5 * (off_season / SEASON_WIDTH) ** 2) * (apart > YEAR / 2)
         alike = torch.stack([same_day, same_event, same_type, same_weekday], dim=1).to(days.dtype)
-        age = (1.0 + days / 7.0).log()
-        traits = torch.cat([alike, same_season[:, None], age[:, None]], dim=1)  # [B, 6, Q, S]
-        weights = torch.cat([self.bonus, -nn.functional.softplus(self.age)[None]])  # [6, H]
+        traits = torch.cat([alike, (1.0 + days / 7.0).log()[:, None]], dim=1)  # [B, 5, Q, S]
+        weights = torch.cat([self.bonus, -nn.functional.softplus(self.age)[None]])  # [5, H]
         return torch.matmul(weights.T, traits.flatten(2)).unflatten(2, traits.shape[2:])

@@ -153,7 +153,8 @@ class STMP(nn.Module):
         )
         parts = [h, self._lead(episode)]
         level = rows.level[batch, episode.origin + 1]  # [B, Q, G]
-        guesses, seen = [], []  # [B, Q, ., G]
+        guesses = [torch.zeros_like(level)[:, :, None]]  # the level itself, where nothing else is seen; [B, Q, ., G]
+        seen = [torch.ones_like(guesses[0], dtype=torch.bool)]
         if self.config.known:
             parts.append(rows.day((batch, episode.target)))
         if self.attention is not None:
@@ -162,11 +163,8 @@ class STMP(nn.Module):
             else:
                 raw, learned = recall(self.attention, rows, episode, memory.past)
             parts += [learned, raw.flatten(-2)]
-            guesses.append(raw)
-            seen.append(torch.ones_like(raw, dtype=torch.bool))
-        # The level itself: of use where nothing else is seen.
-        guesses.append(torch.zeros_like(level)[:, :, None])
-        seen.append(torch.ones_like(guesses[-1], dtype=torch.bool))
+            guesses.insert(0, raw)
+            seen.insert(0, torch.ones_like(raw, dtype=torch.bool))
         if self.config.last_year:
             readings, known = last_year(history, rows, episode)
             parts += [readings.flatten(-2), known.to(readings.dtype).flatten(-2)]

@@ -16,7 +16,8 @@ from stmp.config import Config
 from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.evaluation.leak import assert_no_leak
-from stmp.forecaster import mean_of_quantiles
+from stmp.forecaster import RECORDS, mean_of_quantiles
+from stmp.learning.conformal import Conformal
 
 TINY = ["model.hidden=8", "model.psi_size=4", "model.horizon=10", "model.context=28", "train.max_steps=6"]
 TINY += ["train.batch_regions=6", "train.queries=8", "train.supports=20", "train.validate_every=3", "train.log_every=3"]
@@ -111,6 +112,21 @@ def test_forecasts_scale_with_sales(model: stmp.Forecaster, panel: Panel) -> Non
     base, scaled = (model.predict(p, "2024-05-10", 7) for p in (panel, large))
     np.testing.assert_allclose(scaled.mean, base.mean * 1000, rtol=2e-3)
     np.testing.assert_allclose(scaled.quantiles, base.quantiles * 1000, rtol=2e-3)
+
+
+def test_no_quantile_lies_far_beyond_what_ever_sold(model: stmp.Forecaster, panel: Panel) -> None:
+    """A series that has hardly sold lately, and has a long past: its ratios to that past may be anything."""
+    at = panel.index_of("2024-05-10")
+    asleep = panel.sales.clone()
+    asleep[:, at - 40 : at + 1] = 0.0
+    wild = stmp.Forecaster(
+        model.config, model.schema, model.feature_size, model.model.state_dict(), model.provenance,
+        Conformal(((4.0,) * 4 + (1.0,) + (40.0,) * 4,) * len(model.schema.day_types)),
+    )  # fmt: skip
+    forecast = wild.predict(replace(panel, sales=asleep), "2024-05-10", 7)
+    record = asleep[:, : at + 1].amax(dim=1).numpy()
+    assert (forecast.quantiles.max(axis=(1, 3)) <= RECORDS * record * (1 + 1e-6)).all()
+    assert forecast.quantiles.max() > record.min()
 
 
 def test_forecasts_are_finite_ordered_and_zero_on_closed_days(model: stmp.Forecaster, panel: Panel) -> None:
