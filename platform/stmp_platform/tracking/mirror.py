@@ -173,11 +173,7 @@ class Mirror:
                 tags={
                     "stmp.training_id": record.training_id,
                     "stmp.dataset_fingerprint": record.dataset_fingerprint,
-                    **{
-                        k: v
-                        for k, v in record.tags.items()
-                        if k.startswith(VERSION_TAGS)
-                    },
+                    **{k: v for k, v in record.tags.items() if k.startswith(VERSION_TAGS)},
                 },
                 metrics=self._last_validation(),
                 settings=self.settings,
