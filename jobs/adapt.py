@@ -135,7 +135,8 @@ def _print(inheritance: Mapping[str, Any], comparison: Comparison) -> None:
     for role, names in inheritance["inputs"].items():
         told = "; ".join(f"{what} {_some(found)}" for what, found in names.items() if found)
         say(f"{role}: {told or 'none'}")
-    when = f"{len(comparison.origins)} windows of {comparison.horizon} periods from {comparison.origins[0]}"
+    windows = "1 window" if len(comparison.origins) == 1 else f"{len(comparison.origins)} windows"
+    when = f"{windows} of {comparison.horizon} periods from {comparison.origins[0]}"
     content = comparison.to_dict()["candidates"]
     errors = [(name, *(found[metric] for metric in SHOWN)) for name, found in content.items()]
     table(("candidate", *SHOWN), errors, f"Validation on the target: {when}")

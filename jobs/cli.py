@@ -205,7 +205,10 @@ def adapt(
     strength: Annotated[
         float | None,
         typer.Option(
-            "--lambda", min=0, metavar="X", help="Hold to the source: 0 is plain fine-tuning, inf a frozen source."
+            "--lambda",
+            min=0,
+            metavar="X",
+            help="How strongly to hold to the source: 0 is plain fine-tuning, inf freezes; by default 0.1.",
         ),
     ] = None,
     lambda_extractor: Strength = None,

@@ -164,12 +164,12 @@ class TransferConfig(_Section):
     """How strongly an adapted model is held to its source (`stmp adapt`): lambda of L2-SP, from 0 to `inf` (frozen)."""
 
     lambda_extractor: Strength = Field(
-        0.01, ge=0, description="Of the feature extraction and of the numbers that stand for events."
+        0.1, ge=0, description="Of the feature extraction and of the numbers that stand for events."
     )
     lambda_amortization: Strength = Field(
-        0.01, ge=0, description="Of what reads the support days: amortization network and attention."
+        0.1, ge=0, description="Of what reads the support days: amortization network and attention."
     )
-    lambda_head: Strength = Field(0.01, ge=0, description="Of the decoder and the head.")
+    lambda_head: Strength = Field(0.1, ge=0, description="Of the decoder and the head.")
     reset_periods: bool = Field(
         False, description="Let a daily source go to weekly data or back: what counts in periods begins anew."
     )

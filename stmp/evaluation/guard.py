@@ -66,7 +66,8 @@ class Comparison:
             second = min((name for name in self.sums if name != ADAPTED), key=self.error)
             gain, spread = self.gain(ADAPTED, second)
             sure = f" (standard error {spread:.1%})" if np.isfinite(spread) else ""
-            return f"Transfer helped: the adapted model's MSE is {gain:.1%}{sure} below the next best, {second}."
+            helped = "Transfer makes no clear difference" if gain <= spread else "Transfer helped"
+            return f"{helped}: the adapted model's MSE is {gain:.1%}{sure} below the next best, {second}."
         more = f"the adapted model's MSE is {self.error(ADAPTED) / self.error(winner) - 1.0:.1%} above"
         if winner == FROZEN:
             return f"Fine-tuning did not help: {more} that of the source as it is. Use the source as it is."
@@ -106,20 +107,22 @@ def compare(candidates: Mapping[str, Forecaster], panel: Panel, *, until: DateLi
     ConfigError
         If there are no validation periods.
     """
-    last = panel.index_of(until)
-    first = next(iter(candidates.values()))
-    horizon = min(periods, first.horizon, WINDOW[panel.period_days])
-    if horizon < 1 or last - periods < 0:
+    first = panel.index_of(until) - periods  # its next day is the first that no candidate has learned from
+    known = panel.until(panel.dates[first + periods])
+    last = known.index_of(known.last_observed)  # nobody may have sold on the very last day
+    model = next(iter(candidates.values()))
+    horizon = min(last - first, model.horizon, WINDOW[panel.period_days])
+    if horizon < 1 or first < 0:
         raise ConfigError(
-            f"There are {periods} validation periods before {panel.dates[last]}, and none to compare models on. "
-            "Set validation.periods to 1 or more, and give history before them."
+            f"No sales are observed in the {periods} validation periods up to {until}, or none before them: there is "
+            "nothing to compare models on. Set validation.periods, or choose another last day."
         )
-    naive = SeasonalNaive(levels=first.config.model.levels)
+    naive = SeasonalNaive(levels=model.config.model.levels)
     predictors: dict[str, Predictor] = {**candidates, NAIVE: naive}
     found = backtest(
         predictors,
-        panel.until(panel.dates[last]),
-        panel.dates[last - periods],
+        known,
+        panel.dates[first],
         panel.dates[last],
         horizon,
         cold_histories=(),

@@ -22,7 +22,7 @@ from stmp.learning.workers import Workers
 from stmp.nets.names import GROUPS
 from stmp_platform.registry import list_versions, resolve
 from stmp_platform.settings import Settings
-from stmp_platform.training import Adaptation, adapt, adaptation
+from stmp_platform.training import Adaptation, Job, adapt, adaptation, train
 from stmp_platform.training.adaptation import FOLDERS
 from tests.training import furthest, on_workers, small_config, small_panel, to_numpy, weights
 
@@ -59,6 +59,8 @@ def test_all_candidates_are_trained_and_compared(source: Forecaster, adapted: tu
     shared = [name for name, value in models[FROZEN].model.state_dict().items() if value.shape == theirs[name].shape]
     assert any(torch.equal(models[FROZEN].model.state_dict()[n], theirs[n]) for n in shared)
     assert not any(torch.equal(models[SCRATCH].model.state_dict()[n], theirs[n]) for n in shared if "bias" not in n)
+    job = found.candidates[ADAPTED].job
+    assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
     content = json.loads((out / "transfer.json").read_text())
     assert content["winner"] == found.comparison.winner and content["verdict"] == found.comparison.verdict()
     assert found.inheritance["inputs"]["known-future"] == {"reused": ["promo", "price"], "new": ["open"], "dropped": []}
@@ -136,8 +138,14 @@ def test_another_source_or_lambda_in_the_same_folder_is_refused(
     other = train_panel(small_panel(), small_config("train.max_steps=1"))
     with pytest.raises(ConfigError, match="adaptation of another model"):
         go(other, other_city, out)
-    with pytest.raises(ConfigError, match=r"transfer\.lambda_head was 0\.01, now 'inf'"):
+    with pytest.raises(ConfigError, match=r"transfer\.lambda_head was 0\.1, now 'inf'"):
         go(source, other_city, out, "transfer.lambda_head=.inf")
+
+
+def test_without_a_source_there_is_no_model_of_no_steps(other_city: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_steps is 0"):
+        train(other_city, small_config("train.max_steps=0"), out=str(tmp_path / "out"), track=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_adapted_is_told_before_anything_is_written(

@@ -72,6 +72,9 @@ def test_words_say_what_won_and_by_how_much() -> None:
     assert helped.winner == ADAPTED
     assert "Transfer helped" in helped.verdict() and "10.0%" in helped.verdict() and FROZEN in helped.verdict()
     assert helped.gain(ADAPTED, SCRATCH) == (pytest.approx(0.25), pytest.approx(0, abs=1e-9))
+    unclear = comparison(adapted=9.99, from_scratch=12.0, source_as_it_is=10.0, seasonal_naive=20.0)
+    noisy = replace(unclear, sums=unclear.sums | {FROZEN: unclear.sums[FROZEN][::-1]})
+    assert "no clear difference" in noisy.verdict() and noisy.winner == ADAPTED
     hurt = comparison(adapted=12.0, from_scratch=10.0, source_as_it_is=14.0, seasonal_naive=20.0)
     assert hurt.winner == SCRATCH
     assert "did not help" in hurt.verdict()
@@ -80,6 +83,15 @@ def test_words_say_what_won_and_by_how_much() -> None:
     assert kept.winner == FROZEN and "Fine-tuning did not help" in kept.verdict()
     lost = comparison(adapted=12.0, from_scratch=11.0, source_as_it_is=14.0, seasonal_naive=9.0)
     assert lost.winner == NAIVE and "until there is more history" in lost.verdict()
+
+
+def test_a_last_day_on_which_all_are_closed_is_left_out(model: Forecaster) -> None:
+    panel = small_panel()
+    end = panel.index_of(UNTIL)
+    observed = panel.observed.clone()
+    observed[:, end] = False
+    found = compare({ADAPTED: model}, replace(panel, observed=observed), until=UNTIL, periods=7)
+    assert (found.horizon, found.origins) == (6, ("2022-04-24",))
 
 
 def test_without_validation_days_there_is_nothing_to_compare(model: Forecaster) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stmp.data.panel import Panel
+from stmp.errors import DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.meta import MetaTrainer, Shard, run
 from stmp.learning.train import train
@@ -149,6 +150,17 @@ def test_a_larger_lambda_stays_nearer(source: Forecaster) -> None:
         distances.append(sum(float(((own[name] - theirs[name]) ** 2).sum()) for name in same))
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-6 * distances[0]
+
+
+def test_a_target_without_sales_is_refused(source: Forecaster) -> None:
+    panel = small_panel(seed=2)
+    empty = replace(panel, observed=torch.zeros_like(panel.observed))
+    with pytest.raises(DataError, match="no observed sales"):
+        train(empty, adaptation_config(source, "D"), source=source)
+    config = adaptation_config(source, "D", ["validation.periods=28"])
+    late = replace(panel, observed=panel.observed & (torch.arange(panel.shape[1]) > 520)[None, :, None])
+    with pytest.raises(DataError, match="before validation"):
+        train(late, config, source=source)
 
 
 def test_the_adapted_model_says_where_it_comes_from(source: Forecaster, tmp_path: object) -> None:

@@ -64,7 +64,13 @@ def model_card(model: Any) -> Card:
         card.append(("Learned from", f"{len(trained_regions):,} regions, on days up to {model.trained_until}"))
     if getattr(model, "horizon", None) is not None:
         card.append(("Forecasts", f"up to {model.horizon} periods ahead"))
-    for name, label in (("steps", "Training steps"), ("seed", "Seed"), ("fingerprint", "Fingerprint of its data")):
+    shown = {
+        "source": "Adapted from",
+        "steps": "Training steps",
+        "seed": "Seed",
+        "fingerprint": "Fingerprint of its data",
+    }
+    for name, label in shown.items():
         value = getattr(provenance, name, None)
         if value not in (None, ""):
             card.append((label, f"{value:,}" if isinstance(value, int) else str(value)))
@@ -73,8 +79,8 @@ def model_card(model: Any) -> Card:
         card.append(("Parameters", f"{sum(p.numel() for p in weights.parameters()):,}"))
     settings = getattr(getattr(model, "config", None), "model", None)
     if settings is not None:
-        shown = ("context", "hidden", "psi", "pooling", "head", "transform", "known")
+        keys = ("context", "hidden", "psi", "pooling", "head", "transform", "known")
         card.append(
-            ("Settings", ", ".join(f"{key} {getattr(settings, key)}" for key in shown if hasattr(settings, key)))
+            ("Settings", ", ".join(f"{key} {getattr(settings, key)}" for key in keys if hasattr(settings, key)))
         )
     return card

@@ -24,6 +24,7 @@ from stmp_platform.dataset.manifest import load_manifest
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.tracking import Outcome, Tracker
+from stmp_platform.tracking.tracker import check_model_name
 from stmp_platform.training.checkpoints import publish
 from stmp_platform.training.driver import TrainingResult, train
 from stmp_platform.training.job import MODEL, MODEL_MARKER, weights_digest
@@ -96,6 +97,8 @@ def adapt(
         As in `train`.
     """
     settings = settings or Settings.from_env()
+    if register_as is not None:
+        check_model_name(register_as)
     frequency = load_manifest(data).frequency
     configs = {
         FROZEN: adaptation_config(source, frequency, [*overrides, "train.max_steps=0"]),

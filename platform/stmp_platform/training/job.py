@@ -109,6 +109,8 @@ def prepare(
     ConfigError
         If the folder holds another training: one with another configuration, seed, last day or dataset.
     """
+    if config.train.max_steps == 0 and not source:
+        raise ConfigError("train.max_steps is 0, and without a source to adapt there would be no model. Set it higher.")
     folder = Folder(out, settings)
     manifest = load_manifest(data)
     resolved, last = resolve_dates(
