@@ -315,8 +315,8 @@ def _search(
 
 
 def _resources(workers: int, cpus: float, gpus: float) -> dict[str, float]:
-    """What Ray sets aside for a trial; one that only watches its workers takes nothing, and leaves them all of it."""
-    return {"cpu": 0} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
+    """What Ray sets aside for a trial; one that only watches its workers takes a byte, and leaves them all cores."""
+    return {"cpu": 0, "memory": 1} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
 
 
 def _at_once(workers: int, cpus: float, gpus: float) -> int:
