@@ -28,14 +28,17 @@ if TYPE_CHECKING:
 
 FINE_TUNING: dict[str, Any] = {
     "max_steps": 400,
-    "learning_rate": 5e-4,
     "warmup": 20,
     "ema": 0.98,
     "log_every": 25,
     "validate_every": 25,
     "checkpoint_every": 50,
+    "patience": 8,
 }
-"""Where fine-tuning differs from the training of its source: fewer and smaller steps, looked at more often."""
+"""Where learning from little data differs from the training of a source: fewer steps, looked at more often.
+
+The rate stays that of the source: what is new has as far to go as in any training, and lambda holds the rest.
+"""
 
 
 class SourcePenalty:
@@ -129,7 +132,7 @@ def adaptation_config(
     settings : sequence of ``section.key=value``
         Come before all that is decided here; ``transfer.reset_periods=true`` begins anew what counts in periods.
     from_scratch : bool
-        The configuration of the rival that learns from the target alone, in the way that the source was trained.
+        The configuration of the rival that learns from the target alone: as many steps as the source may have had.
 
     Raises
     ------
@@ -137,8 +140,8 @@ def adaptation_config(
         If a setting cannot be used.
     """
     values = source.config.model_dump(exclude={"transfer"})
-    if not from_scratch:
-        values["train"] |= FINE_TUNING
+    steps = {"max_steps": source.config.train.max_steps} if from_scratch else {}
+    values["train"] |= FINE_TUNING | steps
     # A target has few regions, and each is wanted.
     values["validation"] = {"regions": 0.0, "periods": None}
     if period_days(frequency) != period_days(source.schema.frequency):

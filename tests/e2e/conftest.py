@@ -16,9 +16,10 @@ import pytest
 
 @dataclass(frozen=True)
 class Stmp:
-    """The `stmp` command in one folder."""
+    """The `stmp` command in one folder; `python` are Python's own arguments before those of the command."""
 
     folder: Path
+    python: tuple[str, ...] = ("-m", "jobs.cli")
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start a command, with both of its outputs piped."""
@@ -28,7 +29,7 @@ class Stmp:
             # A shell's background job ignores Ctrl-C, and what it starts would inherit that.
             signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *arguments],
+            [sys.executable, *self.python, *arguments],
             cwd=self.folder,
             env=clean | env,
             stdin=subprocess.DEVNULL,

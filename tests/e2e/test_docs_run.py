@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -41,11 +42,20 @@ def test_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isfinite(frame["mean"]).all()
 
 
+# One process for a whole page: most commands take less time than the libraries take to load.
+ONE_BY_ONE = """
+import json, sys
+from jobs.cli import run
+for arguments in json.loads(sys.argv[1]):
+    if run(arguments):
+        sys.exit(f"failed: {arguments}")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    command = Stmp(tmp_path)
-    for line in commands(page):
-        program, *arguments = shlex.split(line)
-        assert program == "stmp", f"{page.name}: only `stmp` commands are run; show '{line}' in a text block"
-        command.ok(*arguments)
+    lines = [shlex.split(line) for line in commands(page)]
+    for program, *arguments in lines:
+        assert program == "stmp", f"{page.name}: only `stmp` commands are run; show '{arguments}' in a text block"
+    Stmp(tmp_path, ("-c", ONE_BY_ONE)).ok(json.dumps([arguments for _, *arguments in lines]))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.cli import run as run_command
 from stmp.errors import ConfigError
 from stmp.evaluation.guard import ADAPTED, FROZEN, NAIVE, SCRATCH, Comparison
 from stmp.evaluation.metrics import SUMS
@@ -145,6 +146,31 @@ def test_what_cannot_be_adapted_is_told_before_anything_is_written(
     with pytest.raises(ConfigError, match=r"model\.hidden is 8 in the source, not 16"):
         go(source, other_city, tmp_path / "out", "model.hidden=16")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--source", "nowhere"), "There is no folder nowhere"),
+        (("--lambda", "-1"), "Usage"),
+        (("--lambda", "nan"), "--lambda"),
+        (("--set", "model.hidden=4"), "model.hidden is 8 in the source, not 4"),
+        (("--set", "validation.periods=0"), "validation.periods"),
+        (("--until", "1999-01-01"), "1999-01-01"),
+        (("--data", "nothing"), "is no dataset"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    source: Forecaster, other_city: str, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    source.save("model")
+    given = {"--source": "model", "--data": other_city, "--out": "out"} | {arguments[0]: arguments[1]}
+    assert run_command(["adapt", *(part for pair in given.items() for part in pair)]) == 2
+    told = capfd.readouterr().err
+    assert words in told and "Traceback" not in told
+    assert not list(tmp_path.glob("out/model")) and not list(tmp_path.glob("*.db"))
 
 
 def few_steps(folder: str, strength: str) -> dict[str, Any]:

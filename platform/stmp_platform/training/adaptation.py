@@ -103,6 +103,10 @@ def adapt(
         SCRATCH: adaptation_config(source, frequency, overrides, from_scratch=True),
     }
     check_match(source, configs[ADAPTED], frequency)
+    if configs[ADAPTED].validation.periods == 0:
+        raise ConfigError(
+            "validation.periods is 0, which leaves no days to compare the candidates on. Set it to 1 or more."
+        )
     folder = Folder(out, settings)
     keep_source(folder, source, settings)
     results = {
