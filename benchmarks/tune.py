@@ -32,11 +32,14 @@ def main() -> None:
     if arguments.bare:
         print(json.dumps(bare(arguments)))
         return
+    import ray
+
     from jobs.load import load_forecaster
     from stmp_platform.settings import Settings
     from stmp_platform.tracking import MetricsLog
     from stmp_platform.tuning import tune
 
+    ray.init(include_dashboard=False, log_to_driver=False)
     settings = Settings.from_env()
     with tempfile.TemporaryDirectory(prefix="stmp-tune-") as scratch:
         out = Path(scratch) / "out"

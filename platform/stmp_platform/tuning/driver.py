@@ -48,6 +48,7 @@ TUNE = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output tells of an experiment however silent it is asked to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the user's, and ends the command rather than the search alone
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what a report leaves out is none of its searcher's or scheduler's
 }
 MAX_FAILURES = 2
