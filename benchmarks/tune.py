@@ -4,9 +4,9 @@
 trials packed one to a core, then runs the bare loop (`stmp.learning.train.train` with the lambda in the middle of the
 scale) on every core at once, on the same days. Prints JSON; `--out FILE` keeps it.
 
-Seconds of the search are all that Ray's processes took, from their start: imports, reading, training, checkpoints,
-scoring, waiting. Seconds of the bare loop are those of the training alone. On a machine that is busy with other work
-only the processor seconds can be compared.
+Wall seconds of the search are those of all cores while it ran: starting processes, reading, training, checkpoints,
+scoring, waiting. Processor seconds are those inside the trials that went to the end. The bare loop's are those of the
+training alone. On a machine that is busy with other work only processor seconds can be compared.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ def main() -> None:
     if arguments.bare:
         print(json.dumps(bare(arguments)))
         return
+    import ray
+
     from jobs.load import load_forecaster
     from stmp_platform.settings import Settings
     from stmp_platform.tracking import MetricsLog
     from stmp_platform.tuning import tune
 
+    ray.init(include_dashboard=False, log_to_driver=False)
     settings = Settings.from_env()
     with tempfile.TemporaryDirectory(prefix="stmp-tune-") as scratch:
         out = Path(scratch) / "out"
@@ -47,7 +50,6 @@ def main() -> None:
             until=arguments.until, settings=settings, track=False,
         )  # fmt: skip
         whole = time.perf_counter() - begin
-        processor = family_seconds()
         steps = {
             t.id: t.result["step"] if t.status == "finished" else max(MetricsLog(str(out / "trials" / t.id)).steps())
             for t in result.trials
@@ -60,9 +62,10 @@ def main() -> None:
     bare_step = sum(loop["seconds"] for loop in loops) / sum(loop["steps"] for loop in loops)
     bare_busy = sum(loop["cpu_seconds"] for loop in loops) / sum(loop["steps"] for loop in loops)
     inside = [t.result for t in result.finished if t.result["step"]]
+    busy = sum(r["cpu_seconds"] for r in inside) / sum(r["step"] for r in inside)
     content = {
         "machine": {"cores": cores, "python": platform.python_version(), "processor": platform.processor()},
-        "target": arguments.data,
+        "target": Path(arguments.data).name,
         "settings": arguments.set,
         "trials": {
             status: sum(t.status == status for t in result.trials) for status in ("finished", "stopped", "failed")
@@ -71,24 +74,12 @@ def main() -> None:
         "seconds": {"whole": whole, "search": result.seconds, "trial": result.seconds * cores / len(result.trials)},
         "steps": trained,
         "wall_seconds_per_step": {"search": per_step, "bare": bare_step, "ratio": per_step / bare_step},
-        "processor_seconds_per_step": {
-            "search": processor / trained,
-            "inside trials": sum(r["cpu_seconds"] for r in inside) / sum(r["step"] for r in inside),
-            "bare": bare_busy,
-            "ratio": processor / trained / bare_busy,
-        },
+        "processor_seconds_per_step": {"trial": busy, "bare": bare_busy, "ratio": busy / bare_busy},
     }
     text = json.dumps(content, indent=1)
     print(text)
     if arguments.out:
         Path(arguments.out).write_text(text + "\n", encoding="utf-8")
-
-
-def family_seconds() -> float:
-    """Processor seconds of all processes that this one has started, also of those that have ended: Ray and trials."""
-    import psutil
-
-    return sum(sum(process.cpu_times()[:4]) for process in psutil.Process().children(recursive=True))
 
 
 def bare_loops(arguments: argparse.Namespace, until: str) -> list[dict[str, Any]]:

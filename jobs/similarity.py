@@ -89,13 +89,15 @@ def _compare(source: str, data: str | None, target: Panel, seed: int, settings: 
     uri = data or trained_on(source, settings)
     if uri is None:
         raise ConfigError(f"It is not known which dataset {source} was trained on. Name it with --source-data.")
-    manifest = load_manifest(uri)
-    if manifest.fingerprint != forecaster.fingerprint:
-        raise DataError(
-            f"{uri} is not the dataset that {source} was trained on, or has changed since (fingerprint "
-            f"{manifest.fingerprint}, trained on {forecaster.fingerprint}). Name the right one with --source-data."
-        )
     panel = read_panel(uri).until(forecaster.trained_until)
+    missing = sorted(set(forecaster.trained_regions) - set(panel.regions.tolist()))
+    if missing:
+        raise DataError(
+            f"{uri} is not the dataset that {source} was trained on: it lacks {len(missing)} of its regions, such as "
+            f"{missing[:3]}. Name the right one with --source-data."
+        )
+    if panel.fingerprint != forecaster.fingerprint:
+        warn(f"{uri} has changed since {source} was trained on it; its days up to {forecaster.trained_until} are read.")
     return compare(_name(source), panel, target, forecaster=forecaster, seed=seed)
 
 

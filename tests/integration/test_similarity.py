@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.cli import run
+from jobs.similarity import _compare
+from stmp.data.panel import Panel
+from stmp.errors import DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.similarity import compare, zero_shot
 from stmp_platform.dataset import read_panel
+from stmp_platform.settings import Settings
 from stmp_platform.training import train
 from tests.training import small_config
 
@@ -63,12 +68,27 @@ def test_a_source_of_the_same_regions_and_days_is_told(trained: Path, city: str)
     assert sum(itself) >= 12, "but for its scales, the grafted network is the source"
 
 
+def test_the_dataset_of_a_source_may_have_grown_but_not_be_another(
+    trained: Path, other_city: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compared(name: str, source: Panel, target: Panel, **more: Any) -> Panel:
+        return source
+
+    monkeypatch.setattr("stmp.learning.similarity.compare", compared)
+    target, settings = read_panel(other_city), Settings.from_env()
+    read: Any = _compare(str(trained), other_city, target, 0, settings)
+    assert "has changed since" in capsys.readouterr().err
+    assert str(read.last_observed) == "2022-02-28", "what the source has not seen is not compared"
+    monkeypatch.setattr("stmp_platform.dataset.read_panel", lambda uri: target.select([0, 1]))
+    with pytest.raises(DataError, match="it lacks 11 of its regions"):
+        _compare(str(trained), other_city, target, 0, settings)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere", "{target}"], "There is no folder nowhere"),
         (["{model}", "nowhere"], "nowhere"),
-        (["{model}", "{target}", "--source-data", "{target}"], "is not the dataset that"),
         (["{model}", "{target}", "--source-data", "a", "--source-data", "b"], "given 2 times for 1 sources"),
         (["{model}", "{target}", "--until", "1999-01-01"], "1999-01-01 is not in the data"),
         (["{model}", "{target}", "--until", "2021-01-05"], "needs 8 at least"),

@@ -95,14 +95,14 @@ def test_trials_are_child_runs_of_the_tuning(tuned: tuple[Tuning, Path], setting
     experiment = client.get_experiment_by_name(settings.experiment)
     parent = client.get_run(str(result.tracking.run_id))
     children = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert {run.data.tags["stmp.trial"] for run in children} == {trial.id for trial in result.trials}
-    for run in children:
-        trial = next(t for t in result.trials if t.id == run.data.tags["stmp.trial"])
-        assert run.info.status == driver.STATUSES[trial.status]
-        assert "transfer.lambda_head" in run.data.params
-        assert "validation/all" in run.data.metrics
+    assert {child.data.tags["stmp.trial"] for child in children} == {trial.id for trial in result.trials}
+    for child in children:
+        trial = next(t for t in result.trials if t.id == child.data.tags["stmp.trial"])
+        assert child.info.status == driver.STATUSES[trial.status]
+        assert "transfer.lambda_head" in child.data.params
+        assert "validation/all" in child.data.metrics
         if trial.status == "finished":
-            assert run.data.metrics["tune/error"] == pytest.approx(trial.result["error"])
+            assert child.data.metrics["tune/error"] == pytest.approx(trial.result["error"])
     assert [f.path for f in client.list_artifacts(parent.info.run_id, "report")] == [
         "report/lambda.png",
         "report/tuning.html",

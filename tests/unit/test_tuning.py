@@ -13,11 +13,11 @@ from stmp.config import Config
 from stmp.errors import ConfigError, DataError
 from stmp.evaluation.metrics import SUMS
 from stmp.learning.selection import Candidate, choose
-from stmp.learning.train import train
 from stmp_platform.files import Folder
 from stmp_platform.tuning import space, tune
 from stmp_platform.tuning.driver import _claim, _plan
-from tests.training import small_config, small_panel
+from stmp_platform.tuning.trial import Plan
+from tests.training import small_config
 
 
 def candidate(strength: float, squared: np.ndarray, days: float = 10.0) -> Candidate:
@@ -100,18 +100,15 @@ def test_trials_that_are_ends_or_that_have_ended_are_never_stopped() -> None:
     assert asha.on_trial_result(None, trial, {space.STEP: 40, space.VALIDATION: 1.0}) == "CONTINUE"
 
 
-@pytest.fixture(scope="module")
-def source() -> Any:
-    return train(small_panel(), small_config("train.max_steps=2"))
+class Target:
+    """The part of a manifest that a plan reads: daily data since 2022-01-01."""
+
+    frequency, first_date, last_sales_date = "D", "2022-01-01", "2022-02-26"
 
 
-class Manifest:
-    """The part of a manifest that a plan reads."""
-
-    name, frequency, fingerprint, first_date = "target", "D", "f", "2022-01-01"
-
-    def __init__(self, last: str) -> None:
-        self.last_sales_date = last
+def plan_until(until: str | None) -> Plan:
+    target: Any = Target()
+    return _plan(target, small_config(), "data", "out", (), 0, until, 0, False, 1)
 
 
 @pytest.mark.parametrize(
@@ -122,17 +119,15 @@ class Manifest:
     ],
 )
 def test_validation_windows_are_the_last_days_before_the_test(
-    source: Any, until: str | None, learn_until: str, windows: int, monkeypatch: pytest.MonkeyPatch
+    until: str | None, learn_until: str, windows: int
 ) -> None:
-    monkeypatch.setattr("stmp_platform.tuning.driver.load_manifest", lambda uri: Manifest("2022-02-26"))
-    plan = _plan(source, "data", "out", (), 0, until, 0, False, 1)
+    plan = plan_until(until)
     assert (plan.until, plan.learn_until, plan.windows) == (until or "2022-02-26", learn_until, windows)
 
 
-def test_too_short_a_history_is_refused(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stmp_platform.tuning.driver.load_manifest", lambda uri: Manifest("2022-02-26"))
+def test_too_short_a_history_is_refused() -> None:
     with pytest.raises(DataError, match="27 periods until 2022-01-27; tuning needs 28"):
-        _plan(source, "data", "out", (), 0, "2022-01-27", 0, False, 1)
+        plan_until("2022-01-27")
 
 
 def test_a_folder_with_another_tuning_is_refused(tmp_path: Path) -> None:
@@ -143,8 +138,18 @@ def test_a_folder_with_another_tuning_is_refused(tmp_path: Path) -> None:
         _claim(folder, {"trials": 8, "seed": 0})
 
 
-@pytest.mark.parametrize("bad", [{"trials": 1}, {"cpus": 0.0}, {"workers": -1}, {"beside": ("momentum",)}])
-def test_bad_arguments_are_refused_before_anything_is_read(source: Any, bad: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="learning_rate, frozen"):
-        tune(source, "nowhere", out=str(tmp_path / "out"), track=False, **bad)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"trials": 1},
+        {"cpus": 0.0},
+        {"workers": -1},
+        {"beside": ("momentum",)},
+        {"beside": ("learning_rate",), "overrides": ("train.learning_rate=0.1",)},
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_read(bad: dict[str, Any], tmp_path: Path) -> None:
+    nobody: Any = None
+    with pytest.raises(ConfigError, match="learning_rate"):
+        tune(nobody, "nowhere", out=str(tmp_path / "out"), track=False, **bad)
     assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stmp.config import Config
 from stmp.data.panel import DateLike
 from stmp.errors import ConfigError, DataError, TrainingError
 from stmp.evaluation.guard import WINDOW
@@ -25,7 +26,8 @@ from stmp.learning.graft import check_match
 from stmp.learning.selection import Candidate, Choice, choose
 from stmp.learning.train import resolve_dates
 from stmp.learning.transfer import adaptation_config
-from stmp_platform.dataset.manifest import load_manifest
+from stmp.nets.names import period_days
+from stmp_platform.dataset.manifest import Manifest, load_manifest
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.tracking import Outcome, Tracker
@@ -46,6 +48,7 @@ TUNE = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output tells of an experiment however silent it is asked to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the user's, and ends the command rather than the search alone
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # what a report leaves out is none of its searcher's or scheduler's
 }
 MAX_FAILURES = 2
@@ -172,21 +175,16 @@ def tune(
         If no trial came to an end.
     """
     settings = settings or Settings.from_env()
-    unknown = sorted(set(beside) - set(space.SEARCHABLE))
-    if unknown or trials < 2 or cpus <= 0 or gpus < 0 or workers < 0:
-        raise ConfigError(
-            f"trials is {trials}, which must be 2 or more, for lambda 0 and infinity; cpus {cpus:g} must be above 0, "
-            f"gpus {gpus:g} and workers {workers} 0 or more; beside lambda can be searched "
-            f"{', '.join(space.SEARCHABLE)}{f', not {unknown}' if unknown else ''}."
-        )
+    _check(trials, beside, overrides, cpus, gpus, workers)
     overrides = [STEPS, *overrides]
-    plan = _plan(source, data, out, overrides, seed, until, workers, gpus > 0, max(1, int(cpus)))
-    config = adaptation_config(source, load_manifest(data).frequency, overrides)
-    check_match(source, config, load_manifest(data).frequency)
+    manifest = load_manifest(data)
+    config = adaptation_config(source, manifest.frequency, overrides)
+    check_match(source, config, manifest.frequency)
+    plan = _plan(manifest, config, data, out, overrides, seed, until, workers, gpus > 0, max(1, int(cpus)))
     folder = Folder(plan.out, settings)
     description = {
         "trials": trials, "beside": sorted(beside), "settings": list(overrides), "seed": seed, "until": plan.until,
-        "fingerprint": load_manifest(data).fingerprint,
+        "fingerprint": manifest.fingerprint,
     }  # fmt: skip
     _claim(folder, description)
     keep_source(folder, source, settings)
@@ -194,7 +192,7 @@ def tune(
     if track:
         tracker = Tracker(
             plan.out, settings, config={"tune": description, **config.model_dump(mode="json")},
-            dataset_fingerprint=load_manifest(data).fingerprint,
+            dataset_fingerprint=manifest.fingerprint,
             tags={"stmp.job": "tune", "stmp.source": source.name, "mlflow.source.name": "stmp tune"},
         ).start()  # fmt: skip
     children = Children(folder, settings, trials, track=track, progress=progress)
@@ -207,11 +205,11 @@ def tune(
         found = _read(folder, settings, asked)
         problem = children.finish({trial.id: STATUSES[trial.status] for trial in found})
         finished, choice = _choose(found, seed)
-        chosen = finished[choice.chosen]
-        report = _report(folder, found, finished, choice, load_manifest(data).name)
+        report = _report(folder, found, finished, choice, manifest.name)
+        chosen = space.overrides(finished[choice.chosen].values)
         adaptation = adapt(
-            source, data, out=plan.out, overrides=[*space.overrides(chosen.values), *overrides], seed=seed,
-            workers=workers, gpu=gpus > 0, until=plan.until, settings=settings, track=track, register_as=register_as,
+            source, data, out=plan.out, overrides=[*chosen, *overrides], seed=seed, workers=workers, gpu=gpus > 0,
+            until=plan.until, settings=settings, track=track, register_as=register_as,
         )  # fmt: skip
     except BaseException as error:
         children.finish({})
@@ -224,18 +222,32 @@ def tune(
     return Tuning(tuple(found), tuple(finished), choice, seconds, adaptation, report, outcome)
 
 
+def _check(
+    trials: int, beside: Sequence[str], overrides: Sequence[str], cpus: float, gpus: float, workers: int
+) -> None:
+    """Refuse what cannot be searched, before anything is read."""
+    unknown = sorted(set(beside) - set(space.SEARCHABLE))
+    if unknown or trials < 2 or cpus <= 0 or gpus < 0 or workers < 0:
+        raise ConfigError(
+            f"trials is {trials}, which must be 2 or more, for lambda 0 and infinity; cpus {cpus:g} must be above 0, "
+            f"gpus {gpus:g} and workers {workers} 0 or more; beside lambda can be searched "
+            f"{', '.join(space.SEARCHABLE)}{f', not {unknown}' if unknown else ''}."
+        )
+    given = {override.partition("=")[0].strip() for override in overrides}
+    if space.RATE in beside and f"train.{space.RATE}" in given:
+        raise ConfigError(f"train.{space.RATE} is given, and is to be searched. Leave one of the two out.")
+
+
 STATUSES: dict[str, Status] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 """Of a trial, in MLflow's words: a trial that others were ahead of was ended from outside."""
 
 
 def _plan(
-    source: Forecaster, data: str, out: str, overrides: Sequence[str], seed: int, until: DateLike | None, workers: int,
-    gpu: bool, threads: int,
+    manifest: Manifest, config: Config, data: str, out: str, overrides: Sequence[str], seed: int,
+    until: DateLike | None, workers: int, gpu: bool, threads: int,
 ) -> Plan:  # fmt: skip
     """Divide the target's history: what trials learn from, and the validation windows after it."""
-    manifest = load_manifest(data)
-    days = 7 if manifest.frequency.upper().startswith("W") else 1
-    config = adaptation_config(source, manifest.frequency, overrides)
+    days = period_days(manifest.frequency)
     first = np.datetime64(manifest.first_date, "D")
     _, last = resolve_dates(
         config, first=first, last_sold=np.datetime64(manifest.last_sales_date, "D"), period_days=days, until=until
@@ -315,8 +327,8 @@ def _search(
 
 
 def _resources(workers: int, cpus: float, gpus: float) -> dict[str, float]:
-    """What Ray sets aside for a trial; one that only watches its workers takes nothing, and leaves them all of it."""
-    return {"cpu": 0} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
+    """What Ray sets aside for a trial; one that only watches its workers takes a byte, and leaves them all cores."""
+    return {"cpu": 0, "memory": 1} if workers else {"cpu": cpus, **({"gpu": gpus} if gpus else {})}
 
 
 def _at_once(workers: int, cpus: float, gpus: float) -> int:
