@@ -267,6 +267,19 @@ def test_what_was_moved_by_hand_is_respected_and_recorded(home: Settings, shelf:
     assert champions.current() is None
 
 
+def test_a_champion_that_was_deleted_can_be_followed(home: Settings, shelf: list[Version]) -> None:
+    name = copies(shelf * 2, home)[0].name
+    champions = Champions(name, settings=home)
+    for before, after in ((None, "1"), ("1", "2"), ("2", "3")):
+        champions.move("promotion", before, after)
+    with registry_client(home, "deleting") as client:
+        client.delete_model_version(name, "3")
+    assert champions.current() is None
+    assert rollback(f"models:/{name}@champion", home).after == "2"
+    assert champions.move("promotion", "2", "4").after == "4"
+    assert alias_of(name, home) == "4"
+
+
 def test_the_log_is_no_model(home: Settings, stores: list[Version], shelf: list[Version]) -> None:
     name = stores[0].name
     Champions(name, settings=home).move("promotion", None, "1")

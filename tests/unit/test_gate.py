@@ -198,13 +198,15 @@ def test_a_move_counts_only_if_it_replaces_the_champion_of_its_turn() -> None:
 
 def test_a_rollback_goes_further_back_each_time() -> None:
     moves = [move(1, "promotion", None, "1"), move(2, "promotion", "1", "2"), move(3, "promotion", "2", "3")]
-    assert lineage(moves) == ["1", "2", "3"]
-    moves.append(move(4, "rollback", "3", "2"))
     assert lineage(moves) == ["1", "2"]
-    assert lineage([*moves, move(5, "promotion", "2", "1")]) == ["1", "2", "1"]
-    assert lineage([*moves, move(5, "by hand", "2", "1")]) == ["1"]
-    assert lineage([*moves, move(5, "by hand", "2", "9")]) == ["1", "2", "9"]
-    assert lineage([*moves, move(5, "by hand", "2", None)]) == []
+    moves.append(move(4, "rollback", "3", "2"))
+    assert lineage(moves) == ["1"]
+    assert lineage([*moves, move(5, "rollback", "2", "1")]) == []
+    assert lineage([*moves, move(5, "promotion", "2", "1")]) == ["1", "2"]
+    assert lineage([*moves, move(5, "by hand", "2", "1")]) == []
+    assert lineage([*moves, move(5, "by hand", "2", "9")]) == ["1", "2"]
+    assert lineage([*moves, move(5, "by hand", "2", None)]) == ["1"]
+    assert lineage([*moves, move(5, "by hand", "2", None), move(6, "rollback", None, "1")]) == []
 
 
 # The report
