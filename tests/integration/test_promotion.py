@@ -81,7 +81,7 @@ def stores(home: Settings, shelf: list[Version]) -> list[Version]:
     return copies(shelf, home)
 
 
-@pytest.fixture(params=["database", "sqlite_server", "postgres_server"])
+@pytest.fixture(params=["database", "postgres_server"])
 def anywhere(request: pytest.FixtureRequest, home: Settings) -> Settings:
     if request.param == "database":
         return home
@@ -298,9 +298,9 @@ def test_the_log_is_no_model(home: Settings, stores: list[Version], shelf: list[
 def test_of_promoters_that_run_at_once_one_wins(anywhere: Settings, many: str, promoters: Callable[..., Any]) -> None:
     name = many
     uri, champion, winners = anywhere.tracking_uri.get_secret_value(), None, []
-    for versions in (["1", "2", "3", "4"], ["5", "6", "7", "8"]):
+    for versions in (["1", "2", "3"], ["4", "5", "6", "7"]):
         outcomes = promoters(do="race", uri=uri, name=name, before=champion, versions=versions)
-        assert sorted(outcomes.values()) == ["Overtaken"] * 3 + ["promoted"]
+        assert sorted(outcomes.values()) == ["Overtaken"] * (len(versions) - 1) + ["promoted"]
         champion = next(version for version, outcome in outcomes.items() if outcome == "promoted")
         assert alias_of(name, anywhere) == champion
         winners.append(champion)
