@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
@@ -90,8 +91,54 @@ def look(uri: str, name: str) -> dict[str, object]:
     return {"left": left, "settled": settled, "alias": alias(), "history": history}
 
 
+def play(uri: str, champion: str | None, versions: list[str], deaths: list[float | None]) -> tuple[list[str], int]:
+    """Let the versions race; those that were told that they promoted, and how many were killed."""
+    racers = {racer(uri, "stores", v, champion, death): v for v, death in zip(versions, deaths, strict=True)}
+    ended = {version: os.waitpid(child, 0)[1] for child, version in racers.items()}
+    return [v for v, status in ended.items() if status == 0], sum(map(os.WIFSIGNALED, ended.values()))
+
+
+def holds(found: dict[str, Any], moves: list[list[Any]], champion: str | None, versions: list[str]) -> bool:
+    """Whether a registry is in a state that it may be in, whoever was told what."""
+    return (
+        found["left"] in (champion, *versions)
+        and found["settled"] == found["alias"]
+        and len(moves) <= 1
+        and found["settled"] == (moves[0][2] if moves else champion)
+        and all(kind == "promotion" for kind, *_ in moves)
+    )
+
+
+def run(rounds: int, rng: random.Random, uris: list[str]) -> dict[str, int]:
+    """Play the rounds, on each registry in turn, and count what came of them."""
+    counts = dict.fromkeys(("promoted", "killed", "promoted by a killed promoter", "nobody", "violations"), 0)
+    champions: dict[str, str | None] = dict.fromkeys(uris)
+    seen = dict.fromkeys(uris, 0)
+    took = 3.0
+    for number in range(rounds):
+        uri = uris[number % len(uris)]
+        champion = champions[uri]
+        versions = [str(number * RACERS + i + 1) for i in range(RACERS)]
+        started = time.monotonic()
+        deaths = [rng.uniform(0.0, took) if rng.random() < 0.5 else None for _ in versions]
+        told, killed = play(uri, champion, versions, deaths)
+        took = time.monotonic() - started
+        found = json.loads(in_child("look", uri, "stores"))
+        moves = found["history"][seen[uri] :]
+        seen[uri], champions[uri] = len(found["history"]), found["settled"]
+        fine = holds(found, moves, champion, versions) and told in ([], [found["settled"]])
+        counts["violations"] += not fine
+        counts["promoted"] += len(told)
+        counts["killed"] += killed
+        counts["promoted by a killed promoter"] += bool(moves) and not told
+        counts["nobody"] += not moves
+        if not fine:
+            print(f"round {number}: {champion} -> {found}, told {told}", file=sys.stderr)
+    return counts
+
+
 def main() -> None:
-    """Run the rounds and print what came of them."""
+    """Make the registries, run the rounds and print what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
@@ -102,51 +149,16 @@ def main() -> None:
     from tests.servers import MlflowServer
     from tests.training import small_config, small_panel
 
-    rng = random.Random(asked.seed)
-    counts = dict.fromkeys(("promoted", "killed", "promoted by a killed promoter", "nobody", "violations"), 0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ["STMP_CACHE"] = str(folder / "cache")
         stmp.train(small_panel(), small_config("train.max_steps=2")).save(folder / "model")
         server = MlflowServer(f"sqlite:///{folder / 'server.db'}", folder).start()
         uris = [f"sqlite:///{folder / 'file.db'}", server.uri]
-        before: list[str | None] = [None, None]
-        seen = [0, 0]
         for uri in uris:
             in_child("prepare", uri, "stores", str(folder / "model"), str(asked.rounds))
-        began, took = time.monotonic(), 3.0
-        for number in range(asked.rounds):
-            at = number % 2
-            uri, champion = uris[at], before[at]
-            versions = [str(number * RACERS + i + 1) for i in range(RACERS)]
-            started = time.monotonic()
-            racers = {
-                racer(uri, "stores", v, champion, rng.uniform(0.0, took) if rng.random() < 0.5 else None): v
-                for v in versions
-            }
-            ended = {v: os.waitpid(child, 0)[1] for child, v in racers.items()}
-            took = time.monotonic() - started
-            told = [v for v, status in ended.items() if status == 0]
-            found = json.loads(in_child("look", uri, "stores"))
-            moves = found["history"][seen[at] :]
-            seen[at] = len(found["history"])
-            fine = (
-                found["left"] in (champion, *versions)
-                and found["settled"] == found["alias"]
-                and len(moves) <= 1
-                and len(told) <= 1
-                and found["settled"] == (moves[0][2] if moves else champion)
-                and (not told or found["settled"] == told[0])
-                and all(kind == "promotion" for kind, *_ in moves)
-            )
-            counts["violations"] += not fine
-            counts["promoted"] += len(told)
-            counts["killed"] += sum(os.WIFSIGNALED(status) for status in ended.values())
-            counts["promoted by a killed promoter"] += bool(moves) and not told
-            counts["nobody"] += not moves
-            before[at] = found["settled"]
-            if not fine:
-                print(f"round {number}: {champion} -> {found}, told {told}", file=sys.stderr)
+        began = time.monotonic()
+        counts = run(asked.rounds, random.Random(asked.seed), uris)
         server.kill()
         print(json.dumps({"rounds": asked.rounds, **counts, "seconds": round(time.monotonic() - began)}))
 

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from stmp.errors import ConfigError
+from stmp.evaluation.backtest import backtest
+from stmp.evaluation.baselines import SameFestivalLastYear, SeasonalNaive
 from stmp.evaluation.calibration import Reliability
-from stmp.evaluation.paired import difference
+from stmp.evaluation.paired import compare, difference
 from stmp_platform.gate.champions import Move, effective, lineage
 from stmp_platform.gate.checks import judge
-from stmp_platform.gate.evidence import CHALLENGER, Evidence, Judged
+from stmp_platform.gate.evidence import CHALLENGER, Evidence, Judged, windows
 from stmp_platform.gate.report import write_report
 from stmp_platform.gate.rules import Rules, SliceRule
 from stmp_platform.gate.trial import Cost
 from tests.gating import LEVELS, candidate, differing, evidence, sums
+from tests.training import small_panel
 
 
 def broken(found: Evidence, rules: Rules | None = None) -> list[str]:
@@ -180,6 +183,34 @@ def test_the_bound_keeps_its_promise_where_regions_and_windows_share_their_luck(
         naive += difference(alone, "wape", draws=200, seed=run, confidence=0.9).high < 0
     assert 0.02 < wrong / runs < 0.16
     assert naive / runs > 0.25
+
+
+def test_windows_compared_apart_add_up_to_their_backtest() -> None:
+    panel = small_panel().until("2022-06-19")
+    models = {"a": SeasonalNaive(), "b": SameFestivalLastYear()}
+    cold = [str(r) for r in panel.regions[:3]]
+    paired = compare(models, panel, ["2022-05-22", "2022-06-05"], 14, cold_histories=(7,), cold_regions=cold)
+    whole = backtest(
+        models, panel, "2022-05-22", "2022-06-19", 14, cold_histories=(7,), unseen_regions=cold, progress=False
+    )
+    for name, cells in whole.cells.slices().items():
+        expected = np.stack([whole.totals[m][:, cells].sum(axis=1) for m in models])
+        np.testing.assert_allclose(paired.slices[name].sum(axis=1), expected)
+    expected = np.stack([whole.cold[7].totals[m].sum(axis=1) for m in models])
+    np.testing.assert_allclose(paired.slices["cold"].sum(axis=1), expected)
+    assert paired.slices["cold"].shape[2] == 3
+    assert paired.reliability["a"].table() == whole.reliability["a"].table()
+    assert set(paired.groups) == {g for g in whole.groups if g.startswith("sales")}
+
+
+def test_windows_end_with_the_data_and_begin_after_both_trainings() -> None:
+    panel = small_panel().until("2022-06-19")
+    found = windows(panel, ["2022-05-01", "2022-05-10"], 14, Rules())
+    assert [str(origin) for origin in found] == ["2022-05-22", "2022-06-05"]
+    assert str(windows(panel, ["2022-05-08"], 14, Rules())[0]) == "2022-05-08"
+    assert len(windows(panel, ["2022-01-01"], 14, Rules())) == Rules().windows.most
+    assert windows(panel, ["2022-06-10"], 14, Rules()) == []
+    assert windows(panel, ["2030-01-01"], 14, Rules()) == []
 
 
 # The log of champions
