@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from stmp.config import Config
 from stmp_platform.gate.rules import Rules, SliceRule
+from stmp_platform.monitoring.watch import Thresholds
 
 DOCS = Path(__file__).resolve().parent
 PRESETS = DOCS.parent / "jobs" / "presets"
@@ -116,15 +117,27 @@ def rules() -> str:
     return "\n".join(lines)
 
 
-def promotion() -> str:
-    """Write docs/promotion.md: what lies between the marks is the table of rules, the rest stays."""
-    head, _, rest = (DOCS / "promotion.md").read_text(encoding="utf-8").partition(BEGIN)
-    return f"{head}{BEGIN}\n{rules()}\n{END}{rest.partition(END)[2]}"
+def thresholds() -> str:
+    """Write the table of the monitor's thresholds."""
+    lines = ["| threshold | values | default | meaning |", "|---|---|---|---|"]
+    for key, field in Thresholds.model_fields.items():
+        lines.append(
+            f"| `{key}` | {kind(field.annotation)}{bounds(field)} | {value(field.default)} | {field.description} |"
+        )
+    return "\n".join(lines)
+
+
+def with_table(page: Path, content: str) -> str:
+    """Put a table between the marks of a page; the rest stays."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{head}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}"
 
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or check that they are up to date."""
-    pages = {DOCS / "configuration.md": configuration(), DOCS / "promotion.md": promotion()}
+    pages = {DOCS / "configuration.md": configuration()}
+    for name, content in (("promotion.md", rules()), ("monitoring.md", thresholds())):
+        pages[DOCS / name] = with_table(DOCS / name, content)
     if "--check" in arguments:
         return int(any(not page.exists() or page.read_text(encoding="utf-8") != text for page, text in pages.items()))
     for page, text in pages.items():

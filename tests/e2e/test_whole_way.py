@@ -77,6 +77,7 @@ def test_forecast_file_holds_every_region_and_day(stmp: Stmp, walked: dict[str, 
     assert len(frame) == 12 * 14 == walked["forecast"]["rows"]
     assert frame["date"].min() == pd.Timestamp("2022-12-02")
     assert frame["date"].max() == pd.Timestamp("2022-12-15")
+    assert set(frame["origin"]) == {pd.Timestamp("2022-12-01")}
     quantiles = frame[[c for c in frame if c.startswith("q0")]]
     assert quantiles.shape[1] == 9
     assert quantiles.notna().all(axis=None)

@@ -81,7 +81,7 @@ def stores(home: Settings, shelf: list[Version]) -> list[Version]:
     return copies(shelf, home)
 
 
-@pytest.fixture(params=["database", "sqlite_server", "postgres_server"])
+@pytest.fixture(params=["database", "postgres_server"])
 def anywhere(request: pytest.FixtureRequest, home: Settings) -> Settings:
     if request.param == "database":
         return home
@@ -267,6 +267,19 @@ def test_what_was_moved_by_hand_is_respected_and_recorded(home: Settings, shelf:
     assert champions.current() is None
 
 
+def test_a_champion_that_was_deleted_can_be_followed(home: Settings, shelf: list[Version]) -> None:
+    name = copies(shelf * 2, home)[0].name
+    champions = Champions(name, settings=home)
+    for before, after in ((None, "1"), ("1", "2"), ("2", "3")):
+        champions.move("promotion", before, after)
+    with registry_client(home, "deleting") as client:
+        client.delete_model_version(name, "3")
+    assert champions.current() is None
+    assert rollback(f"models:/{name}@champion", home).after == "2"
+    assert champions.move("promotion", "2", "4").after == "4"
+    assert alias_of(name, home) == "4"
+
+
 def test_the_log_is_no_model(home: Settings, stores: list[Version], shelf: list[Version]) -> None:
     name = stores[0].name
     Champions(name, settings=home).move("promotion", None, "1")
@@ -285,9 +298,9 @@ def test_the_log_is_no_model(home: Settings, stores: list[Version], shelf: list[
 def test_of_promoters_that_run_at_once_one_wins(anywhere: Settings, many: str, promoters: Callable[..., Any]) -> None:
     name = many
     uri, champion, winners = anywhere.tracking_uri.get_secret_value(), None, []
-    for versions in (["1", "2", "3", "4"], ["5", "6", "7", "8"]):
+    for versions in (["1", "2", "3"], ["4", "5", "6", "7"]):
         outcomes = promoters(do="race", uri=uri, name=name, before=champion, versions=versions)
-        assert sorted(outcomes.values()) == ["Overtaken"] * 3 + ["promoted"]
+        assert sorted(outcomes.values()) == ["Overtaken"] * (len(versions) - 1) + ["promoted"]
         champion = next(version for version, outcome in outcomes.items() if outcome == "promoted")
         assert alias_of(name, anywhere) == champion
         winners.append(champion)

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from stmp.errors import ConfigError
+from stmp.evaluation.backtest import backtest
+from stmp.evaluation.baselines import SameFestivalLastYear, SeasonalNaive
 from stmp.evaluation.calibration import Reliability
-from stmp.evaluation.paired import difference
+from stmp.evaluation.paired import compare, difference
 from stmp_platform.gate.champions import Move, effective, lineage
 from stmp_platform.gate.checks import judge
-from stmp_platform.gate.evidence import CHALLENGER, Evidence, Judged
+from stmp_platform.gate.evidence import CHALLENGER, Evidence, Judged, windows
 from stmp_platform.gate.report import write_report
 from stmp_platform.gate.rules import Rules, SliceRule
 from stmp_platform.gate.trial import Cost
 from tests.gating import LEVELS, candidate, differing, evidence, sums
+from tests.training import small_panel
 
 
 def broken(found: Evidence, rules: Rules | None = None) -> list[str]:
@@ -182,6 +185,34 @@ def test_the_bound_keeps_its_promise_where_regions_and_windows_share_their_luck(
     assert naive / runs > 0.25
 
 
+def test_windows_compared_apart_add_up_to_their_backtest() -> None:
+    panel = small_panel().until("2022-06-19")
+    models = {"a": SeasonalNaive(), "b": SameFestivalLastYear()}
+    cold = [str(r) for r in panel.regions[:3]]
+    paired = compare(models, panel, ["2022-05-22", "2022-06-05"], 14, cold_histories=(7,), cold_regions=cold)
+    whole = backtest(
+        models, panel, "2022-05-22", "2022-06-19", 14, cold_histories=(7,), unseen_regions=cold, progress=False
+    )
+    for name, cells in whole.cells.slices().items():
+        expected = np.stack([whole.totals[m][:, cells].sum(axis=1) for m in models])
+        np.testing.assert_allclose(paired.slices[name].sum(axis=1), expected)
+    expected = np.stack([whole.cold[7].totals[m].sum(axis=1) for m in models])
+    np.testing.assert_allclose(paired.slices["cold"].sum(axis=1), expected)
+    assert paired.slices["cold"].shape[2] == 3
+    assert paired.reliability["a"].table() == whole.reliability["a"].table()
+    assert set(paired.groups) == {g for g in whole.groups if g.startswith("sales")}
+
+
+def test_windows_end_with_the_data_and_begin_after_both_trainings() -> None:
+    panel = small_panel().until("2022-06-19")
+    found = windows(panel, ["2022-05-01", "2022-05-10"], 14, Rules())
+    assert [str(origin) for origin in found] == ["2022-05-22", "2022-06-05"]
+    assert str(windows(panel, ["2022-05-08"], 14, Rules())[0]) == "2022-05-08"
+    assert len(windows(panel, ["2022-01-01"], 14, Rules())) == Rules().windows.most
+    assert windows(panel, ["2022-06-10"], 14, Rules()) == []
+    assert windows(panel, ["2030-01-01"], 14, Rules()) == []
+
+
 # The log of champions
 
 
@@ -198,13 +229,15 @@ def test_a_move_counts_only_if_it_replaces_the_champion_of_its_turn() -> None:
 
 def test_a_rollback_goes_further_back_each_time() -> None:
     moves = [move(1, "promotion", None, "1"), move(2, "promotion", "1", "2"), move(3, "promotion", "2", "3")]
-    assert lineage(moves) == ["1", "2", "3"]
-    moves.append(move(4, "rollback", "3", "2"))
     assert lineage(moves) == ["1", "2"]
-    assert lineage([*moves, move(5, "promotion", "2", "1")]) == ["1", "2", "1"]
-    assert lineage([*moves, move(5, "by hand", "2", "1")]) == ["1"]
-    assert lineage([*moves, move(5, "by hand", "2", "9")]) == ["1", "2", "9"]
-    assert lineage([*moves, move(5, "by hand", "2", None)]) == []
+    moves.append(move(4, "rollback", "3", "2"))
+    assert lineage(moves) == ["1"]
+    assert lineage([*moves, move(5, "rollback", "2", "1")]) == []
+    assert lineage([*moves, move(5, "promotion", "2", "1")]) == ["1", "2"]
+    assert lineage([*moves, move(5, "by hand", "2", "1")]) == []
+    assert lineage([*moves, move(5, "by hand", "2", "9")]) == ["1", "2"]
+    assert lineage([*moves, move(5, "by hand", "2", None)]) == ["1"]
+    assert lineage([*moves, move(5, "by hand", "2", None), move(6, "rollback", None, "1")]) == []
 
 
 # The report

@@ -118,9 +118,9 @@ class Champions:
     def previous(self) -> str | None:
         """The version that was champion before the current one took over, skipping those that were deleted since."""
         with self._client("reading the history") as client:
-            there = {str(v.version) for v in client.search_model_versions(f"name = '{self.name}'")}
-            line = lineage(self._moves(client))
-        return next((version for version in line[-2::-1] if version in there), None)
+            there = self._versions(client)
+            former = lineage(self._moves(client))
+        return next((version for version in reversed(former) if version in there), None)
 
     def move(self, kind: Kind, before: str | None, after: str, report: str = "") -> Move:
         """Make a version champion, if the one that it is to replace still is.
@@ -143,9 +143,8 @@ class Champions:
         counted = self._moves(client)
         mine = next((m for m in counted if m.id == move.id), None)
         if mine is None:
-            now = lineage(counted)
             raise Overtaken(
-                f"'{self.name}' changed its champion meanwhile: version {now[-1] if now else 'none'} is champion, and "
+                f"'{self.name}' changed its champion meanwhile: version {counted[-1].after or 'none'} is champion, and "
                 f"not {move.before or 'none'}, which this was measured against. Nothing was moved; try again against "
                 "the new one."
             )
@@ -157,8 +156,8 @@ class Champions:
         from mlflow.exceptions import MlflowException
 
         content = {key: value for key, value in asdict(move).items() if key not in ("number", "settled")}
-        # A pointer, not a copy. A move to no version points at the one before, for it must point somewhere.
-        source = f"models:/{self.name}/{move.after or move.before}"
+        # A pointer, not a copy. It must point somewhere, also where the move is to no version.
+        source = f"models:/{self.name}/{move.after or self._versions(client)[0]}"
         for attempt in range(_ATTEMPTS):
             try:
                 client.create_model_version(self.log, source=source, tags={MOVE_TAG: json.dumps(content)})
@@ -209,6 +208,10 @@ class Champions:
                     "something else. Rename it."
                 ) from error
 
+    def _versions(self, client: MlflowClient) -> list[str]:
+        """The versions of the model that exist, newest first."""
+        return [str(version.version) for version in client.search_model_versions(f"name = '{self.name}'")]
+
     def _moves(self, client: MlflowClient) -> list[Move]:
         """The moves that count: each must replace the one that was champion when its turn came."""
         found = []
@@ -235,22 +238,23 @@ def effective(moves: list[Move]) -> list[Move]:
 
 
 def lineage(moves: list[Move]) -> list[str]:
-    """The champion and those that a rollback would return to, the champion last.
+    """The versions that rollbacks would return to, one after the other, the first of them last.
 
     Parameters
     ----------
     moves : list of Move
         Those that count.
     """
-    line: list[str] = []
+    champion: str | None = None
+    former: list[str] = []
     for move in moves:
-        if move.after is None:
-            line.clear()
-        elif move.kind == "promotion" or move.after not in line[:-1]:
-            line.append(move.after)
-        else:  # back to an earlier champion: what came after it is no longer before anything
-            del line[len(line) - line[::-1].index(move.after) :]
-    return line
+        if move.kind != "promotion" and move.after in former:
+            # Back to an earlier champion: what came after it is no longer before anything.
+            del former[len(former) - 1 - former[::-1].index(move.after) :]
+        elif champion is not None and move.after is not None:
+            former.append(champion)
+        champion = move.after
+    return former
 
 
 def whoami() -> str:

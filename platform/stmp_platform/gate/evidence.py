@@ -14,7 +14,7 @@ from stmp.evaluation.metrics import summary
 from stmp.evaluation.paired import Difference, Paired, compare, difference
 from stmp.forecast import Predictor
 from stmp_platform.gate.rules import Rules
-from stmp_platform.gate.trial import Cost, OnTrial, TrialError, cost_of
+from stmp_platform.gate.trial import Cost, OnTrial, TrialError, cost_of, weights_of
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
@@ -165,9 +165,7 @@ def gather(
     trial = OnTrial(CHALLENGER, challenger, levels)
     cold = [str(r) for r in panel.regions if not any(str(r) in c.trained_regions for c in (facts, theirs) if c)]
     try:
-        # Alone first: a model that cannot forecast need not be compared, and the cost is that of the first call.
-        trial.predict(panel.until(origins[-1]), origins[-1], horizon)
-        cost = cost_of(challenger, panel, origins[-1], horizon)
+        cost = cost_of(trial, weights_of(challenger), panel.until(origins[-1]), origins[-1], horizon)
         paired = compare(
             {CHALLENGER: trial, opponent: OnTrial(opponent, other, levels)},
             panel, origins, horizon,

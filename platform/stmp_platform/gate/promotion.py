@@ -178,7 +178,7 @@ def rollback(champion: str, settings: Settings | None = None) -> Move:
     champions = Champions(parts["name"], parts["alias"], settings)
     before = champions.current()
     previous = champions.previous()
-    if before is None or previous is None:
+    if previous is None:
         there = f"version {before} is the first" if before else f"nothing has the alias '{parts['alias']}'"
         raise RegistryError(f"'{parts['name']}' has no earlier champion to return to: {there}.")
     resolve(f"models:/{parts['name']}/{previous}", settings)  # its files are there

@@ -93,21 +93,33 @@ class Cost:
     memory_mb: float | None
 
 
-def cost_of(model: Forecaster, panel: Panel, origin: DateLike, horizon: int) -> Cost:
-    """Measure a forecaster on real history."""
+def cost_of(trial: OnTrial, weights_mb: float, panel: Panel, origin: DateLike, horizon: int) -> Cost:
+    """Measure a model's forecasts from real history.
+
+    Call it before the model has forecast anything in this process: memory that is kept for later use is not seen again.
+
+    Parameters
+    ----------
+    weights_mb : float
+        Size of its weights.
+    """
     few = panel.select(np.arange(min(BATCH, panel.shape[0])))
-    weights = sum(p.numel() * p.element_size() for p in model.model.parameters()) / 2**20
     gc.collect()
     before = _reset_peak()
-    model.predict(few, origin, horizon)
+    trial.predict(few, origin, horizon)
     peak = None if before is None else max(0.0, _status("VmHWM") - before)
     one = panel.select(np.arange(1))
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        model.predict(one, origin, horizon)
+        trial.predict(one, origin, horizon)
         times.append(time.perf_counter() - began)
-    return Cost(1000 * min(times), None if peak is None else weights + peak)
+    return Cost(1000 * min(times), None if peak is None else weights_mb + peak)
+
+
+def weights_of(model: Forecaster) -> float:
+    """Size of a model's weights, in MB."""
+    return sum(p.numel() * p.element_size() for p in model.model.parameters()) / 2**20
 
 
 def _reset_peak() -> float | None:

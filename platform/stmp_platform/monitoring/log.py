@@ -69,7 +69,8 @@ def read_log(path: str) -> tuple[pd.DataFrame, tuple[float, ...]]:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"The forecasts at {path} cannot be read as Parquet: {error}") from error
     if "what_if" in frame:
-        frame = frame[~frame["what_if"].fillna(False).astype(bool)].drop(columns="what_if")
+        asked = frame["what_if"].astype("boolean").fillna(False).astype(bool)
+        frame = frame[~asked].drop(columns="what_if")
     if "origin" not in frame:
         frame["origin"] = pd.NaT
     return frame.drop_duplicates(KEY, keep="last", ignore_index=True), tuple(levels)
