@@ -56,7 +56,7 @@ def make_model(data: str, to: Path, *, seed: int = 0, steps: int = 4) -> Path:
 
 def settings(data: str, folder: Path, **given: Any) -> Settings:
     """Settings of a replica whose observations lie in a folder."""
-    values: dict[str, Any] = {"data": data, "observations": f"sqlite:///{folder / 'observations.db'}", "rate": 1e6}
+    values: dict[str, Any] = {"data": data, "observations": f"sqlite:///{folder / 'observations.db'}"}
     return Settings.read(values | given)
 
 

@@ -67,7 +67,7 @@ def served(stmp: Stmp) -> Iterator[Served]:
     process = stmp.start(
         "serve", "--model", "models:/city@champion", "--data", data, "--port", str(port), "--json", str(ready), **env
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not ready.exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)
         time.sleep(0.2)
