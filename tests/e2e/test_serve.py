@@ -67,16 +67,27 @@ def served(stmp: Stmp) -> Iterator[Served]:
     process = stmp.start(
         "serve", "--model", "models:/city@champion", "--data", data, "--port", str(port), "--json", str(ready), **env
     )
-    deadline = time.monotonic() + 240
-    while not ready.exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)
-        time.sleep(0.2)
-    started = json.loads(ready.read_text())
-    yield Served(stmp, started["url"], started["dashboard"], env, process)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    try:
+        until(ready.exists, limit_s=200, alive=process)
+        started = json.loads(ready.read_text())
+        yield Served(stmp, started["url"], started["dashboard"], env, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert "Serving models:/city/1" in output
+
+
+def until(is_so: Callable[[], bool], limit_s: float = 60.0, alive: subprocess.Popen[str] | None = None) -> None:
+    """Wait until something is so; an address that does not answer yet is not."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        assert alive is None or alive.poll() is None, "the server has ended"
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            if is_so():
+                return
+        time.sleep(0.2)
+    raise TimeoutError(f"not so after {limit_s:.0f} s")
 
 
 def requests_of_the_page() -> list[str]:
@@ -137,16 +148,6 @@ def test_a_rollout_changes_the_model_under_load_or_leaves_it(served: Served) -> 
     assert served.get("/v1/model")["model_version"] == "city/2"
     assert set(answers) == {("city/1", 2), ("city/2", 2)}, "a request failed"
     assert served.replicas() == before, "no replica was started anew"
-
-
-def until(is_so: Callable[[], bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            if is_so():
-                return
-        time.sleep(0.2)
-    raise TimeoutError
 
 
 def test_a_killed_replica_comes_back_with_all_that_was_answered(served: Served) -> None:
