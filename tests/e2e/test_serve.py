@@ -58,7 +58,11 @@ class Served:
 def served(stmp: Stmp) -> Iterator[Served]:
     """Yield the API, answering with version 1 of the model `city`."""
     data = make_data(stmp.folder, years=2.0)
-    env = {"MLFLOW_TRACKING_URI": f"sqlite:///{stmp.folder / 'mlflow.db'}", "STMP_HOME": str(stmp.folder)}
+    env = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{stmp.folder / 'mlflow.db'}",
+        "STMP_HOME": str(stmp.folder),
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine may take longer than 5 s
+    }
     settings = Settings.from_env(env=env)
     for seed in (0, 1):
         register(make_model(data, stmp.folder / f"model-{seed}", seed=seed), "city", settings=settings)
