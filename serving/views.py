@@ -91,11 +91,11 @@ def list_festivals(model: ServedModel, region: str | None, first: date | None, l
     rows = panel.calendar_index if region is None else panel.calendar_index[[_position(model, region)]]
     keepers = np.bincount(rows.numpy(), minlength=len(calendar))  # regions by calendar
     found: dict[tuple[int, int], list[int]] = {}
-    for c in np.flatnonzero(keepers):
+    for c in np.flatnonzero(keepers).tolist():
         on = np.flatnonzero((calendar.event[c, begin:stop] > 0) & (calendar.offset[c, begin:stop] == 0)) + begin
-        for t in on:
-            days = (_reach(calendar, c, int(t), -1), _reach(calendar, c, int(t), 1))
-            entry = found.setdefault((int(t), int(calendar.event[c, t])), [*days, 0])
+        for t in on.tolist():
+            days = (_reach(calendar, c, t, -1), _reach(calendar, c, t, 1))
+            entry = found.setdefault((t, int(calendar.event[c, t])), [*days, 0])
             entry[2] += int(keepers[c])
     return {
         "festivals": [
