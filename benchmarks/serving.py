@@ -1,6 +1,6 @@
 """Load of the API: one region a request beside a no-op endpoint of the same application, and forecasts in bulk.
 
-    python benchmarks/serving.py --json benchmarks/results/serving.json
+    python -m benchmarks.serving --json benchmarks/results/serving.json
 
 The application runs on Ray Serve (`stmp serve`), and once more on plain uvicorn. The load comes from another process,
 in a closed loop. The model has the default size and is hardly trained, which costs the same to run.
@@ -79,8 +79,8 @@ def bulk(data: str, model: str, seconds: float) -> dict[str, float]:
     forecaster.predict(panel, panel.dates[last], horizon)
     batch = len(regions) * horizon / (time.perf_counter() - began)
     return {
-        "region_days_per_s": decoded, "region_days_per_cpu_s": by_cpu, "batch_region_days_per_s": batch, "memory_s": memory_s, "regions": len(regions),
-        "horizon": horizon,
+        "region_days_per_s": decoded, "region_days_per_cpu_s": by_cpu, "batch_region_days_per_s": batch,
+        "memory_s": memory_s, "regions": len(regions), "horizon": horizon,
     }  # fmt: skip
 
 
@@ -123,10 +123,14 @@ def measure(url: str, regions: list[str], seconds: float) -> dict[str, Any]:
     for name, ids in (("noop", []), ("forecast", regions)):
         asyncio.run(load(url, ids, 4, 2.0))  # warm
         found[f"{name}_idle"] = asyncio.run(load(url, ids, 1, seconds / 2))
-    for name, ids in (("noop", []), ("forecast", regions)):
-        found[name] = asyncio.run(load(url, ids, 8, seconds))
-    found["throughput_ratio"] = found["forecast"]["requests_per_s"] / found["noop"]["requests_per_s"]
-    found["p99_over_idle_p50"] = found["forecast"]["p99_ms"] / found["forecast_idle"]["p50_ms"]
+    for connections in (2, 8):
+        pair = {
+            name: asyncio.run(load(url, ids, connections, seconds))
+            for name, ids in (("noop", []), ("forecast", regions))
+        }
+        pair["throughput_ratio"] = pair["forecast"]["requests_per_s"] / pair["noop"]["requests_per_s"]
+        pair["p99_over_idle_p50"] = pair["forecast"]["p99_ms"] / found["forecast_idle"]["p50_ms"]
+        found[f"{connections}_connections"] = pair
     return found
 
 
@@ -186,7 +190,7 @@ def main() -> None:
             result["ray_serve"] = measure(url, ids, asked.seconds)
         print(json.dumps(result["ray_serve"], indent=1), flush=True)
         port, ready = str(free_port()), folder / "plain.json"
-        with running([__file__, "--plainly", data, model, port, str(ready)], ready, env | {"PYTHONPATH": "."}) as url:
+        with running(["-m", "benchmarks.serving", "--plainly", data, model, port, str(ready)], ready, env) as url:
             time.sleep(1)
             result["uvicorn"] = measure(url, ids, asked.seconds)
         print(json.dumps(result["uvicorn"], indent=1), flush=True)
