@@ -6,9 +6,12 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.screen import say
+
+if TYPE_CHECKING:
+    from stmp_platform.settings import Settings
 
 TOKEN = "STMP_SERVE_TOKEN"
 """Environment variable with the token that a rollout asks the replicas with."""
@@ -53,10 +56,9 @@ def serve(
     settings = Settings.from_env(tracking_uri)
     name = load_manifest(data).name
     reference = pin(model, settings)
-    _tell_replicas(settings)
+    _tell_replicas(settings, observations or f"sqlite:///{settings.home / f'observations-{name}.db'}")
     args: dict[str, Any] = {
         "data": _absolute(data),
-        "observations": observations or f"sqlite:///{settings.home / f'observations-{name}.db'}",
         "host": host,
     }
     if until is not None:
@@ -101,8 +103,9 @@ def _absolute(reference: str) -> str:
     return reference if "://" in reference or reference.startswith("models:") else str(Path(reference).resolve())
 
 
-def _tell_replicas(settings: Any) -> None:
-    """Ray starts its processes with this environment; they must find the same registry from another folder."""
+def _tell_replicas(settings: Settings, observations: str) -> None:
+    """Ray starts its processes with this environment: URIs that may hold passwords are in no config and no log."""
+    os.environ["STMP_OBSERVATIONS"] = observations
     os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri.get_secret_value()
     os.environ["MLFLOW_REGISTRY_URI"] = settings.registry_uri.get_secret_value()
     os.environ["STMP_HOME"] = str(settings.home)

@@ -38,7 +38,7 @@ def wanted_format(accept: str) -> str:
 def write(forecasts: Forecasts, kind: str) -> Response:
     """The answer in a format."""
     if kind == JSON:
-        return Response(to_json(_document(forecasts)), media_type=JSON)
+        return Response(to_json(_document(forecasts), inf_nan_mode="null"), media_type=JSON)
     return Response(_table(forecasts, kind), media_type=kind)
 
 

@@ -51,7 +51,7 @@ class Guard:
     Parameters
     ----------
     tokens : mapping
-        Client by the SHA-256 of its token; without any, everyone may do everything.
+        Client by the SHA-256 of its token; without any, everyone may do everything, as often as they like.
     rate : float
         Requests a second and client.
     clock : function
@@ -100,14 +100,14 @@ class Guard:
         ApiError
             401 without a token that is known, 403 without the scope, 429 when it asks too often.
         """
-        client = Client("anyone", frozenset(("read", "write", "admin")))
-        if self.tokens:
-            digest = _hash(token or "")
-            found = [c for known, c in self.tokens.items() if hmac.compare_digest(known, digest)]
-            if not found:
-                what = "This token is not known." if token else "Send a token: `Authorization: Bearer TOKEN`."
-                raise ApiError(401, what, headers={"WWW-Authenticate": "Bearer"})
-            client = found[0]
+        if not self.tokens:
+            return Client("anyone", frozenset(("read", "write", "admin")))
+        digest = _hash(token or "")
+        found = [client for known, client in self.tokens.items() if hmac.compare_digest(known, digest)]
+        if not found:
+            what = "This token is not known." if token else "Send a token: `Authorization: Bearer TOKEN`."
+            raise ApiError(401, what, headers={"WWW-Authenticate": "Bearer"})
+        client = found[0]
         if scope not in client.scopes:
             raise ApiError(403, f"The token of '{client.name}' has no scope '{scope}'.")
         wait = self._wait(client.name)

@@ -148,13 +148,14 @@ class Observations:
             _tables.create_all(self.engine)
         except SQLAlchemyError:
             _tables.create_all(self.engine)  # another replica was making them at the same time
-        with suppress(IntegrityError), self.engine.begin() as connection:
-            connection.execute(insert(_clock).values(dataset=self.dataset, sequence=0))
         with self.engine.connect() as connection:
-            others = [name for name in connection.scalars(select(_clock.c.dataset)) if name != self.dataset]
-        if others:
+            owner = connection.scalar(select(_clock.c.dataset))
+        if owner is None:
+            with suppress(IntegrityError), self.engine.begin() as connection:  # or another replica was faster
+                connection.execute(insert(_clock).values(dataset=self.dataset, sequence=0))
+        elif owner != self.dataset:
             raise ConfigError(
-                f"The store of observations belongs to the dataset '{others[0]}', not to '{self.dataset}'. "
+                f"The store of observations belongs to the dataset '{owner}', not to '{self.dataset}'. "
                 "Give each dataset a store of its own."
             )
 

@@ -47,7 +47,7 @@ class Replica:
         self.settings, self.name = settings, name
         self.metrics = Metrics()
         self.data = LiveData.read(settings)
-        self.store = Observations(settings.observations, self.data.name)
+        self.store = Observations(settings.store, self.data.name)
         self.batcher: Batcher[Job, Any] = Batcher(self._work, settings.max_waiting)
         self.rollout = Rollout(ServedModel.load, lambda: self.model, self._swap)
 

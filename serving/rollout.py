@@ -71,6 +71,8 @@ class Rollout:
 
     def _try(self, reference: str, copy: Callable[[], LiveData]) -> str | None:
         """Load and swap, or say why not; the old model answers all the while."""
+        if reference.startswith("models:/") and self.current().version == reference.removeprefix("models:/"):
+            return None  # it answers already: another one was refused meanwhile
         try:
             new = self.load(reference, copy())
             self.current().check_successor(new)

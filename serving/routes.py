@@ -35,6 +35,9 @@ from serving.schema import (
     RegionsAnswer,
 )
 
+INLINE = 500
+"""Region-days whose answer is written sooner than another thread would begin."""
+
 READ, WRITE = Depends(needs("read")), Depends(needs("write"))
 _TABLES: dict[str, Any] = {ARROW: {}, PARQUET: {}}
 _FORECAST: dict[int | str, dict[str, Any]] = PROBLEM | {200: {"model": ForecastAnswer, "content": _TABLES}}
@@ -64,10 +67,6 @@ async def forecasts(
     if len(found.names) * found.days.shape[1] < INLINE:
         return write(found, kind)
     return await asyncio.to_thread(write, found, kind)
-
-
-INLINE = 500
-"""Region-days whose answer is written sooner than another thread would begin."""
 
 
 @router.post("/v1/forecasts:cold", dependencies=[READ], responses=_FORECAST, tags=["forecasts"])

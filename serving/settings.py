@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from stmp.errors import ConfigError
+
+OBSERVATIONS = "STMP_OBSERVATIONS"
 
 
 class Settings(BaseModel):
     """Data, store, and limits of the application; which model it answers with is the deployment's `user_config`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     data: str = Field(description="The dataset: a folder that `stmp ingest` wrote.")
-    observations: str = Field(description="Database URI of the observations: sqlite:///file.db, or PostgreSQL's.")
+    observations: SecretStr | None = Field(
+        None,
+        description="Database of the observations, sqlite:///file.db or PostgreSQL's; by default $STMP_OBSERVATIONS.",
+    )
     until: str | None = Field(None, description="Last day whose sales are used of the data; by default its last one.")
     ahead: int = Field(400, ge=1, description="Periods beyond the data that forecasts and observations may reach.")
     host: str = Field("127.0.0.1", description="Where the HTTP proxies listen; without tokens only on loopback.")
@@ -41,6 +47,24 @@ class Settings(BaseModel):
         except ValidationError as error:
             faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise ConfigError(f"The application's args cannot be used: {faults}.") from None
+
+    @property
+    def store(self) -> str:
+        """The database URI of the observations, which may hold a password.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        if self.observations is not None:
+            return self.observations.get_secret_value()
+        if uri := os.environ.get(OBSERVATIONS):
+            return uri
+        raise ConfigError(
+            f"No database of observations is named: set {OBSERVATIONS}, to sqlite:///file.db on one machine, or to "
+            "postgresql+psycopg2://... on several."
+        )
 
     @property
     def loopback(self) -> bool:

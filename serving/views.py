@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from serving.futures import day_index
 from serving.model import ServedModel
-from serving.problems import ApiError, invalid
+from serving.problems import invalid
+from stmp.data.calendar import Calendar
 
 RECENT = 28
 """Periods that the mean sales of a region are taken over."""
@@ -86,25 +86,16 @@ def list_festivals(model: ServedModel, region: str | None, first: date | None, l
     """Festivals between two days, of one region or of all: each date of an event with the days around it."""
     panel = model.data.panel
     calendar = panel.calendar
-    begin = 0 if first is None else day_index(panel, max(first, panel.dates[0].item()), "query.first")
-    stop = len(panel.dates) if last is None else day_index(panel, min(last, panel.dates[-1].item()), "query.last") + 1
+    begin = 0 if first is None else int(np.searchsorted(panel.dates, np.datetime64(first, "D")))
+    stop = None if last is None else int(np.searchsorted(panel.dates, np.datetime64(last, "D"), side="right"))
     rows = panel.calendar_index if region is None else panel.calendar_index[[_position(model, region)]]
     keepers = np.bincount(rows.numpy(), minlength=len(calendar))  # regions by calendar
     found: dict[tuple[int, int], list[int]] = {}
-    for c in np.flatnonzero(keepers):
+    for c in np.flatnonzero(keepers).tolist():
         on = np.flatnonzero((calendar.event[c, begin:stop] > 0) & (calendar.offset[c, begin:stop] == 0)) + begin
-        for t in on:
-            event = int(calendar.event[c, t])
-            low, high = int(t), int(t)
-            while low > 0 and calendar.event[c, low - 1] == event and calendar.offset[c, low - 1] < 0:
-                low -= 1
-            while (
-                high + 1 < len(panel.dates)
-                and calendar.event[c, high + 1] == event
-                and calendar.offset[c, high + 1] > 0
-            ):
-                high += 1
-            entry = found.setdefault((int(t), event), [low, high, 0])
+        for t in on.tolist():
+            days = (_reach(calendar, c, t, -1), _reach(calendar, c, t, 1))
+            entry = found.setdefault((t, int(calendar.event[c, t])), [*days, 0])
             entry[2] += int(keepers[c])
     return {
         "festivals": [
@@ -117,10 +108,20 @@ def list_festivals(model: ServedModel, region: str | None, first: date | None, l
     }  # fmt: skip
 
 
+def _reach(calendar: Calendar, c: int, date: int, step: int) -> int:
+    """The furthest day from an event's date, in one direction, that counts as the event's."""
+    at = date
+    while 0 <= at + step < len(calendar.dates):
+        same = calendar.event[c, at + step] == calendar.event[c, date]
+        if not same or calendar.offset[c, at + step] * step <= 0:
+            break
+        at += step
+    return at
+
+
 def _position(model: ServedModel, region: str) -> int:
     if region not in model.data.position:
-        error = invalid("path.region", f"there is no region '{region}'", "GET /v1/regions lists them.", status=404)
-        raise ApiError(404, error.detail, error.faults)
+        raise invalid("path.region", f"there is no region '{region}'", "GET /v1/regions lists them.", status=404)
     return model.data.position[region]
 
 

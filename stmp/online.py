@@ -19,6 +19,7 @@ from stmp.data.panel import Panel
 from stmp.errors import ConfigError
 from stmp.forecaster import CHUNK, Forecaster
 from stmp.learning.validation import history_of
+from stmp.nets.extractor import ALIGNED_LAGS
 from stmp.nets.memory import Memory
 
 GROWTH = 32
@@ -157,7 +158,8 @@ class Online:
         rows = panel.split_series(unsold=True) if self.split else panel
         self.forecaster.check_known(rows, origin, horizon)
         at = np.full(rows.shape[0], origin)
-        mean, quantiles = self._decode(self._encode(rows, at), at, horizon)
+        start, stop = self._span(at, horizon)
+        mean, quantiles = self._decode(self._encode(rows, at).window(start, stop), at - start, horizon)
         shape = (panel.shape[0], panel.shape[2] if self.split else 1, horizon)
         if self.split:
             mean = mean.reshape(shape).transpose(0, 2, 1)
@@ -167,11 +169,14 @@ class Online:
 
     def _predict(self, regions: np.ndarray, horizon: int, change: Change | None) -> tuple[np.ndarray, np.ndarray]:
         rows = self._rows_of(regions)
-        memory = self.memory.select(_index(rows))
-        if change is not None:
-            memory = self._changed(memory, regions, horizon, change)
         origin = self.origin[self.region_of[rows]]
-        mean, quantiles = self._decode(memory, origin, horizon)
+        start, stop = self._span(origin, horizon)
+        if change is None:
+            memory = self.memory.window(start, stop).select(_index(rows))
+        else:
+            whole = self.memory.select(_index(rows))
+            memory = self._changed(whole, regions, horizon, change).window(start, stop)
+        mean, quantiles = self._decode(memory, origin - start, horizon)
         if not self.split:
             return mean, quantiles
         counts = self.first_row[regions + 1] - self.first_row[regions]
@@ -180,6 +185,15 @@ class Online:
         joined, spread = np.zeros(shape, mean.dtype), np.zeros((*shape, quantiles.shape[-1]), quantiles.dtype)
         joined[at], spread[at] = mean[:, :, 0], quantiles[:, :, 0]  # series that a region never sold are 0
         return joined, spread
+
+    def _span(self, origin: np.ndarray, horizon: int) -> tuple[int, int]:
+        """The periods that decoding reads beside the memory: the last ones known, and those to forecast."""
+        model = self.forecaster.config.model
+        assert model.skip_periods is not None
+        reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
+        start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
+        # Whole weeks are cut off, because weekdays are told by the index.
+        return start - start % 7, int(origin.max(initial=0)) + 1 + horizon
 
     def _decode(self, memory: Memory, origin: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean [N, H, G] and quantiles [N, H, G, Q] of rows."""
@@ -234,7 +248,7 @@ class Online:
             parts.append(self.forecaster.model.remember(self.history, _padded(episode, self.room), scaled))
             order.append(some)
         memory = Memory.join(parts)
-        return memory if len(parts) == 1 else memory.select(torch.from_numpy(np.argsort(np.concatenate(order))))
+        return memory if len(parts) == 1 else memory.ordered(torch.from_numpy(np.argsort(np.concatenate(order))))
 
     def _history(self, rows: Panel) -> History:
         return history_of(rows, self.forecaster.schema, self.forecaster.config)

@@ -25,9 +25,9 @@ from tests.training import make_trainer, small_config
 REGIONS, HORIZON = 14, 10
 
 
-def make_data(folder: Path) -> str:
+def make_data(folder: Path, years: float = 1.2) -> str:
     """Ingest a synthetic city whose covariates are filled for days that it does not hold."""
-    spec = Path(prepare_source("synthetic", folder / "raw", regions=REGIONS, years=1.2, seed=3))
+    spec = Path(prepare_source("synthetic", folder / "raw", regions=REGIONS, years=years, seed=3))
     content = yaml.safe_load(spec.read_text())
     spec.write_text(yaml.safe_dump(content | {"fill": {"promo": 0, "price": 1.0, "open": 1}}))
     ingest(str(spec), str(folder / "data"))
@@ -56,7 +56,7 @@ def make_model(data: str, to: Path, *, seed: int = 0, steps: int = 4) -> Path:
 
 def settings(data: str, folder: Path, **given: Any) -> Settings:
     """Settings of a replica whose observations lie in a folder."""
-    values: dict[str, Any] = {"data": data, "observations": f"sqlite:///{folder / 'observations.db'}", "rate": 1e6}
+    values: dict[str, Any] = {"data": data, "observations": f"sqlite:///{folder / 'observations.db'}"}
     return Settings.read(values | given)
 
 

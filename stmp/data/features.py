@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,8 +102,8 @@ class Schema:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Schema:
         """The inverse of `to_json`."""
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**fields)
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**given)
 
     def check(self, panel: Panel) -> None:
         """Refuse a panel whose columns are not those that the model was trained on.
@@ -178,6 +178,16 @@ class Rows:
     known_event: Tensor
     closed: Tensor
     embedding: torch.nn.Embedding | None = None
+
+    def window(self, start: int, stop: int) -> Rows:
+        """The periods ``start:stop`` alone, without copying."""
+        periods = self.sales.shape[1]
+        cut: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and field.name != "static":
+                cut[field.name] = value[:, start : stop + value.shape[1] - periods]
+        return replace(self, **cut)
 
     def day(self, at: tuple[Tensor, Tensor]) -> Tensor:
         """Features of some days, with their event as the model knows it.

@@ -57,9 +57,23 @@ class Memory:
 
     def select(self, index: Index) -> Memory:
         """Some of the regions; a slice copies nothing."""
-        chosen = _map(self, lambda tensor: tensor[index])
+        past = self.past
+        chosen = _map(replace(self, past=None), lambda tensor: tensor[index])
         assert isinstance(chosen, Memory)
-        return chosen._numbered()
+        if past is not None:
+            past = past.select(index) if isinstance(index, Tensor) else _map(past, lambda tensor: tensor[index])
+        return replace(chosen, past=past)._numbered()
+
+    def ordered(self, order: Tensor) -> Memory:
+        """A copy with its regions in another order."""
+        copy = _map(self, lambda tensor: tensor[order])
+        assert isinstance(copy, Memory)
+        return copy._numbered()
+
+    def window(self, start: int, stop: int) -> Memory:
+        """The same pasts with rows of the periods ``start:stop`` alone, counted from there; nothing is copied."""
+        contexts = replace(self.contexts, first=self.contexts.first - start)
+        return replace(self, rows=self.rows.window(start, stop), support=self.support - start, contexts=contexts)
 
     def put(self, index: Tensor, other: Memory) -> None:
         """Take the regions of another memory in place of those at some positions."""

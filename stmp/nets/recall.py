@@ -9,6 +9,7 @@ few targets that have one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +39,16 @@ class Past:
         Whether any day can be seen at all.
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: Tensor | Sequence[Tensor]
+    values: Tensor | Sequence[Tensor]
     event: Tensor
     offset: Tensor
     some: Tensor
+
+    def select(self, index: Tensor) -> Past:
+        """Some of the regions; the large parts are not copied."""
+        keys, values = ([part[i] for i in index.tolist()] for part in (self.keys, self.values))
+        return Past(keys, values, self.event[index], self.offset[index], self.some[index])
 
 
 def remember(attention: PastAttention, history: History, rows: Rows, episode: Episode) -> Past:
@@ -82,7 +88,7 @@ def recall(attention: PastAttention, rows: Rows, episode: Episode, past: Past) -
     """
     at = (torch.arange(len(episode.region), device=episode.region.device)[:, None], episode.target)
     batch, targets = episode.target.shape
-    types = past.keys.shape[2] - attention.width - _week(attention) - 1
+    types = past.keys[0].shape[1] - attention.width - _week(attention) - 1
     same_day, same_event, same_type, same_weekday = attention.bonus[:, :, None, None]  # each [heads, 1, 1]
     queries = torch.cat(
         [
@@ -93,16 +99,18 @@ def recall(attention: PastAttention, rows: Rows, episode: Episode, past: Past) -
         ],
         dim=-1,
     )  # [B, heads, Q, width + D + week + 1]
-    scores = queries @ past.keys  # [B, heads, Q, S]
-    event = rows.event[at]
-    for q in (event > 0).any(dim=0).nonzero()[:, 0].tolist():
-        likewise = (event[:, q, None] == past.event) & (event[:, q, None] > 0)  # [B, S]
-        exactly = likewise & (rows.offset[at][:, q, None] == past.offset)
-        scores[:, :, q] += likewise[:, None] * same_event[:, 0] + exactly[:, None] * same_day[:, 0]
-    weights = scores.softmax(dim=-1).flatten(1, 2)  # [B, heads * Q, S]
-    sums = (weights @ past.values).unflatten(1, (attention.heads, targets)).transpose(1, 2)  # [B, Q, heads, V + 3 G]
+    event, offset = rows.event[at], rows.offset[at]
+    sums = []
+    for i in range(batch):  # one by one: the scores of a region stay in the processor's cache
+        scores = queries[i] @ past.keys[i]  # [heads, Q, S]
+        for q in event[i].nonzero()[:, 0].tolist():
+            likewise = past.event[i] == event[i, q]  # [S]
+            exactly = likewise & (past.offset[i] == offset[i, q])
+            scores[:, q] += likewise * same_event[:, 0] + exactly * same_day[:, 0]
+        sums.append(scores.softmax(dim=-1) @ past.values[i])  # [heads, Q, V + 3 G]
+    seen = torch.stack(sums).transpose(1, 2) * past.some[..., None]  # [B, Q, heads, V + 3 G]
     series = rows.sales.shape[-1]
-    found, mass, own, grown = (sums * past.some[..., None]).split([LEARNED, series, series, series], dim=-1)
+    found, mass, own, grown = seen.split([LEARNED, series, series, series], dim=-1)
     mix = attention.own_level.sigmoid()[:, None]
     raw = (mix * own + (1 - mix) * grown) / mass.clamp(min=1e-6)
     return raw, found.flatten(-2)

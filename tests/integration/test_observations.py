@@ -73,8 +73,10 @@ def test_writers_at_once_are_numbered_in_the_order_of_their_commits(store: Obser
 
 
 def test_a_store_belongs_to_one_dataset(store: Observations, tmp_path: Path) -> None:
+    store.write([day()])
     with pytest.raises(ConfigError, match="belongs to the dataset 'city'"):
         Observations(f"sqlite:///{tmp_path / 'o.db'}", "town")
+    assert Observations(f"sqlite:///{tmp_path / 'o.db'}", "city").since(0) == (1, [day()])
     with pytest.raises(ConfigError, match="cannot be opened"):
         Observations(f"sqlite:///{tmp_path}/nowhere/o.db", "city")
 
