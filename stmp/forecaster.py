@@ -233,10 +233,9 @@ class Forecaster:
         levels = self.config.model.levels
         raw = self.model.head.quantiles(prediction.values, levels)
         quantiles = history.unscale(self.conformal.apply(raw, days, levels.index(0.5)), level.unsqueeze(-1))
-        past = torch.arange(rows.sales.shape[1], device=level.device) <= episode.origin[:, :1]
-        record = torch.where(rows.observed & past[:, :, None], rows.sales, 0.0).amax(dim=1)  # [N, G]
+        record = rows.record[at[0], episode.origin + 1]  # [N, H, G]
         most = torch.where(record > 0, RECORDS * record, torch.inf)
-        quantiles = torch.minimum(quantiles, most[:, None, :, None])
+        quantiles = torch.minimum(quantiles, most[..., None])
         mean = mean_of_quantiles(quantiles, levels)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 

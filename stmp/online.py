@@ -20,6 +20,7 @@ from stmp.errors import ConfigError
 from stmp.forecaster import CHUNK, Forecaster
 from stmp.learning.validation import history_of
 from stmp.nets.extractor import ALIGNED_LAGS
+from stmp.nets.first_guess import last_year_reach
 from stmp.nets.memory import Memory
 
 GROWTH = 32
@@ -191,6 +192,8 @@ class Online:
         model = self.forecaster.config.model
         assert model.skip_periods is not None
         reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
+        if model.last_year:
+            reach = max(reach, last_year_reach(self.panel.period_days))
         start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
         # Whole weeks are cut off, because weekdays are told by the index.
         return start - start % 7, int(origin.max(initial=0)) + 1 + horizon

@@ -148,6 +148,8 @@ class Rows:
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     scaled : Tensor bool [B, T + 1, G]
         Whether that level comes from the series' own sales; else it is the default.
+    record : Tensor [B, T + 1, G]
+        The most that was ever sold before each day, as `level` is indexed; 0 before anything was.
     recent : Tensor [B, T, G]
         Transformed sales over the level of the day before; 0 where not observed or without such a level.
     cart, cart_observed : Tensor [B, T, P]
@@ -167,6 +169,7 @@ class Rows:
     observed: Tensor
     level: Tensor
     scaled: Tensor
+    record: Tensor
     recent: Tensor
     cart: Tensor
     cart_observed: Tensor
@@ -266,6 +269,7 @@ class History:
             observed=observed,
             level=level,
             scaled=scaled,
+            record=_record(sales, observed),
             recent=recent,
             cart=cart,
             cart_observed=cart_observed,
@@ -379,6 +383,12 @@ def _trailing_sums(values: Tensor, mask: Tensor, window: int | None) -> tuple[Te
         total = total - torch.nn.functional.pad(total[:, :-window], (0, 0, window, 0))
         count = count - torch.nn.functional.pad(count[:, :-window], (0, 0, window, 0))
     return total, count
+
+
+def _record(values: Tensor, mask: Tensor) -> Tensor:
+    """The largest value before each index, at least 0: [B, T + 1, N]."""
+    highest = torch.where(mask, values, 0.0).cummax(dim=1).values
+    return torch.nn.functional.pad(highest, (0, 0, 1, 0))
 
 
 def _signed_log(values: Tensor) -> Tensor:

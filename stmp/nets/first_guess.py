@@ -20,6 +20,11 @@ READINGS = 2 * len(NEIGHBOURS)
 """Numbers a series that `last_year` gives."""
 
 
+def last_year_reach(period_days: int) -> int:
+    """Periods before an origin that `last_year` may read."""
+    return (WEEKS - min(NEIGHBOURS)) * max(1, 7 // period_days)
+
+
 class FirstGuess(nn.Module):
     """Weighs candidates by the decoder's numbers, each series for itself; the first has the upper hand at the start."""
 
