@@ -33,7 +33,7 @@ def shown_commands() -> list[str]:
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "benchmarks").glob("*.md"),
-        ROOT / "jobs/cli.py",
+        *(ROOT / "jobs/commands").glob("*.py"),
     ]
     found = []
     for page in pages:

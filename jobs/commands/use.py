@@ -1,0 +1,119 @@
+"""Commands that use models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish
+
+app = typer.Typer()
+
+
+@app.command()
+def forecast(
+    data: DataUri,
+    model: ModelUri,
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="Where to write: .parquet or .csv, local or on object storage.")
+    ],
+    origin: Annotated[
+        datetime | None,
+        typer.Option(**DAY, help="The last day whose sales are used; by default the last one there is."),
+    ] = None,
+    horizon: Horizon = None,
+    known: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV or Parquet with the known-future columns of days after the data's end."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Forecast all regions, and write region, series, date, mean and quantiles as one table.
+
+    \b
+    stmp forecast --data data/stores --model runs/first --out forecast.parquet
+    stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
+    """
+    from jobs.forecast import forecast as job
+
+    result = job(data, model, out, origin=day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
+    finish(result, json_file)
+
+
+@app.command()
+def serve(
+    data: DataUri,
+    model: ModelUri,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond 127.0.0.1 tokens are needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
+    observations: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Database of observations; by default a SQLite file in $STMP_HOME."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(**DAY, help="Last day whose sales are used; by default the last one there is.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes that answer, each on a core of its own.")] = 1,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Serve forecasts over HTTP on this machine, until Ctrl-C.
+
+    \b
+    stmp serve --model models:/stores@champion --data data/stores --port 8000
+    """
+    from jobs.serve import serve as job
+    from jobs.serve import wait
+
+    result = job(
+        data, model, host=host, port=port, observations=observations, until=day(until), replicas=replicas,
+        tracking_uri=tracking_uri,
+    )  # fmt: skip
+    finish(result, json_file)
+    wait()
+
+
+@app.command()
+def rollout(
+    model: ModelUri,
+    url: Annotated[str, typer.Option(help="Address of the API.")] = "http://127.0.0.1:8000",
+    dashboard: Annotated[
+        str, typer.Option(help="Address of Ray's dashboard, as `stmp serve` prints it.")
+    ] = "http://127.0.0.1:8265",
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Have a running application answer with another model; it goes back if one of its replicas cannot take it.
+
+    \b
+    stmp rollout --model models:/stores@champion --dashboard http://127.0.0.1:8265
+    """
+    from jobs.serve import rollout as job
+
+    finish(job(model, url=url, dashboard=dashboard, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that the demo writes.")] = Path(
+        "demo-output"
+    ),
+    workers: Workers = 0,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Go the whole way on real stores: ingest, train, backtest, report, forecast, promote and serve.
+
+    \b
+    stmp demo --out demo-output
+    """
+    from jobs.demo import demo as job
+
+    finish(job(out, workers=workers), json_file)
