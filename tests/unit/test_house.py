@@ -97,7 +97,10 @@ def test_nothing_else_lies_at_the_top() -> None:
 
 
 def test_files_are_of_a_size_to_read() -> None:
-    lines = {path: len((ROOT / path).read_text().splitlines()) for path in sources("stmp", "platform", "jobs", "serving", "tests")}
+    lines = {
+        path: len((ROOT / path).read_text().splitlines())
+        for path in sources("stmp", "platform", "jobs", "serving", "tests")
+    }
     assert {path: n for path, n in lines.items() if n > 500} == {}, "two ideas share a room"
 
 
