@@ -123,6 +123,7 @@ def table(rows: list[Row]) -> str:
     frame = with_chosen(pd.DataFrame(rows))
     keys = ["source", "target", "weeks", "regions", "seed"]
     wide = frame.pivot_table(index=keys, columns="candidate", values="mse", aggfunc="first", sort=False)
+    wide = wide.dropna()  # what has been measured in full
     relative = wide.div(wide[SCRATCH], axis=0)
     groups = relative.groupby(keys[:-1], sort=False)
     mean, error, seeds = groups.mean(), groups.sem(), groups.size()
