@@ -134,6 +134,7 @@ def run(rounds: int, rng: random.Random, uris: list[str]) -> dict[str, int]:
         counts["nobody"] += not moves
         if not fine:
             print(f"round {number}: {champion} -> {found}, told {told}", file=sys.stderr)
+        print(json.dumps({"rounds": number + 1, **counts}), file=sys.stderr)  # a run that is cut off tells this much
     return counts
 
 
