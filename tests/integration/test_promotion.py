@@ -315,6 +315,7 @@ STEPS = ["attach", "set_model_version_tag", "create_registered_model", "create_m
          "set_registered_model_alias", "set_model_version_tag"]  # fmt: skip
 
 
+@pytest.mark.parametrize("anywhere", ["postgres_server"], indirect=True)  # benchmarks/promoters.py has SQLite too
 def test_a_promoter_killed_before_any_step_leaves_one_champion(
     anywhere: Settings, many: str, promoters: Callable[..., Any]
 ) -> None:
