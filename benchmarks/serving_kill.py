@@ -1,6 +1,6 @@
 """Kill -9 a writer of observations many times at random moments, and count what was answered and then lost.
 
-python benchmarks/serving_kill.py --kills 50
+python -m benchmarks.serving_kill --kills 50
 """
 
 from __future__ import annotations
