@@ -13,7 +13,7 @@ from serving.middleware import Count, LimitBody
 from serving.problems import handle_errors
 from serving.replica import Replica
 from serving.routes import document_problems, router
-from serving.static import Page
+from serving.static import PageMount
 
 
 def make_app(replica: Replica) -> FastAPI:
@@ -42,5 +42,5 @@ def make_app(replica: Replica) -> FastAPI:
     handle_errors(app)
     app.add_middleware(LimitBody, most=int(settings.max_body_mb * 1e6))
     app.add_middleware(Count, metrics=replica.metrics)
-    app.mount("/", Page(), name="page")
+    app.router.routes.append(PageMount())
     return app

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from starlette.responses import Response
+from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -23,8 +24,19 @@ HEADERS = {
 }
 
 
+class PageMount(Mount):
+    """The page at `/`, which leaves all below `/v1` to the API: a wrong method there is a 405, not a missing file."""
+
+    def __init__(self) -> None:
+        super().__init__("/", Page(), name="page")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the page answers a request."""
+        return (Match.NONE, {}) if scope["path"].startswith("/v1/") else super().matches(scope)
+
+
 class Page(StaticFiles):
-    """The page's files, as an ASGI application to be mounted at `/`."""
+    """The page's files, as an ASGI application."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER, html=True)

@@ -32,16 +32,6 @@ SECRET = "a-password-of-nobody"
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """Ray on this machine, started once."""
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def source(city: str) -> Forecaster:
     """A model of another city."""
     return train(read_panel(city), small_config("train.max_steps=40"))
