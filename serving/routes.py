@@ -109,7 +109,7 @@ async def regions(
     return _json(await replica.ask(lambda model: views.list_regions(model, search, offset, limit)))
 
 
-@router.get("/v1/regions/{region}", dependencies=[READ], responses={200: {"model": RegionAnswer}}, tags=["data"])
+@router.get("/v1/regions/{region:path}", dependencies=[READ], responses={200: {"model": RegionAnswer}}, tags=["data"])
 async def region(
     region: Annotated[str, Path(max_length=200)],
     replica: Served,

@@ -221,6 +221,7 @@ $("forget").addEventListener("click", () => {
   location.reload();
 });
 $("forget").hidden = !token.get();
+$("day").addEventListener("input", () => point(Number($("day").value)));
 $("series").addEventListener("change", () => refresh());
 $("ahead").addEventListener("change", () => {
   $("ahead").dataset.chosen = $("ahead").value;
