@@ -29,6 +29,7 @@ def kind_of(item: pytest.Item) -> str:
         return KINDS[-1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test by its folder, and run the fast ones first: unit, integration, model, e2e; slow ones last.
 
