@@ -9,8 +9,8 @@ OUT ?= demo-output
 # setuptools warns of editable installs in general, which is no news here.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --no-input
 PYTEST_ARGS ?=
-# Two tests at a time; `make test PYTEST="python -m pytest"` for one.
-PYTEST := python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two files at a time; `make test PYTEST="python -m pytest"` for one.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs serving tests benchmarks docs
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers starve beside other tests
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -29,17 +30,11 @@ def kind_of(item: pytest.Item) -> str:
         return KINDS[-1]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test by its folder, and run the fast ones first: unit, integration, model, e2e; slow ones last.
-
-    With several processes (`pytest -n 2`) a file's tests stay together, and so do all that share the session's Ray.
-    """
+    """Mark every test by its folder, and run the fast ones first: unit, integration, model, e2e; slow ones last."""
     for item in items:
         if (kind := kind_of(item)) in KINDS:
             item.add_marker(kind)
-        shares_ray = "ray_here" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else str(item.path)))
 
     def rank(item: pytest.Item) -> tuple[int, bool]:
         kind = kind_of(item)
