@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.screen import say
+from jobs.screen import say, table
 
 if TYPE_CHECKING:
     from stmp_platform.settings import Settings
@@ -71,30 +72,63 @@ def serve(
 
 
 def rollout(
-    model: str, *, url: str, dashboard: str, tracking_uri: str | None = None, timeout_s: float = 300.0
+    model: str,
+    *,
+    url: str,
+    dashboard: str,
+    canary: tuple[float, ...] = (),
+    shadow: bool = False,
+    hold_s: float = 60.0,
+    tracking_uri: str | None = None,
+    timeout_s: float = 300.0,
 ) -> dict[str, Any]:
     """Have a running application answer with another model; it goes back if a replica cannot take it.
+
+    Parameters
+    ----------
+    canary : tuple of float
+        Shares of the regions that it answers for first, one after the other.
+    shadow : bool
+        Only compare it with the model that answers, and leave that one.
+    hold_s : float
+        Seconds of the shadow, and of each step of the canary.
 
     Raises
     ------
     ServeError
-        If the application is not there, or a replica cannot take the model.
+        If the application is not there, a trial was stopped, or a replica cannot take the model.
     RegistryError
         If there is no such model.
     """
+    from stmp_platform.canary import try_beside
     from stmp_platform.registry import pin
     from stmp_platform.rollout import roll_out
     from stmp_platform.settings import Settings
 
     reference = _absolute(pin(model, Settings.from_env(tracking_uri)))
     token = os.environ.get(TOKEN)
-    rolled = roll_out(dashboard.rstrip("/"), url.rstrip("/"), reference, token=token, timeout_s=timeout_s)
+    dashboard, url = dashboard.rstrip("/"), url.rstrip("/")
+    trials: list[dict[str, Any]] = []
+    if shadow or canary:
+        shares = (0.0,) if shadow else canary
+        found = try_beside(dashboard, url, reference, shares, hold_s=hold_s, token=token, timeout_s=timeout_s)
+        trials = [asdict(step) for step in found]
+        columns = ("share of regions", "answered", "compared", "failed", "difference", "time over the champion's")
+        rows = [
+            (f"{s.share:g}", s.answered, s.compared, s.failed, f"{s.difference:.3f}", f"{s.slowdown:.2f}")
+            for s in found
+        ]
+        table(columns, rows, f"{reference} beside the model that answers")
+    if shadow:
+        return {"model": reference, "trials": trials}
+    rolled = roll_out(dashboard, url, reference, token=token, timeout_s=timeout_s)
     say(
         f"{len(rolled.replicas)} replicas answer with {rolled.after} after {rolled.seconds:.1f} s; "
         f"before it was {rolled.before}"
     )
     return {
         "before": rolled.before, "after": rolled.after, "replicas": dict(rolled.replicas), "seconds": rolled.seconds,
+        "trials": trials,
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from serving.app import make_app
 from serving.auth import Guard
 from serving.replica import Replica
 from serving.settings import Settings
+from serving.trial import TrialSettings
 from stmp_platform.registry import pin
 from stmp_platform.settings import Settings as Surroundings
 
@@ -42,8 +43,8 @@ class Api:
         """The ASGI application, which Serve asks for after the constructor."""
         return make_app(self.replica)
 
-    def reconfigure(self, user_config: Mapping[str, str]) -> None:
-        """Load the first model; later be told another one, and return at once.
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Load the first model; later be told another one, or one to try beside it, and return at once.
 
         The replica stays in rotation while the new model is loaded beside the old one. A model that cannot be loaded
         is told by ``GET /v1/model``, never by an exception: Serve would take the replica away.
@@ -53,6 +54,8 @@ class Api:
         else:
             self.replica.begin(user_config["model"])
             self.begun = True
+        trial = user_config.get("trial")
+        self.replica.want_trial(TrialSettings.model_validate(trial) if trial else None)
 
 
 def build(args: dict[str, Any]) -> Application:

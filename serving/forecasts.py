@@ -15,7 +15,6 @@ from serving.problems import ApiError, invalid
 from serving.schema import ForecastRequest
 from serving.settings import Settings
 from stmp.data.panel import Panel
-from stmp.errors import StmpError
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,22 @@ class Forecasts:
     sequence: int
 
 
+def forecast(
+    requests: Sequence[ForecastRequest], model: ServedModel, settings: Settings
+) -> list[Forecasts | Exception]:
+    """Forecast what is asked, together; a request that cannot be answered does not hold up the others."""
+    out: list[Forecasts | Exception] = [ApiError(500, "not looked up")] * len(requests)
+    queries = {}
+    for i, request in enumerate(requests):
+        try:
+            queries[i] = look_up(request, model, settings)
+        except Exception as error:  # noqa: BLE001  # whoever asked is told; the others go on
+            out[i] = error
+    for i, found in zip(queries, answer(list(queries.values()), model), strict=True):
+        out[i] = found
+    return out
+
+
 def look_up(request: ForecastRequest, model: ServedModel, settings: Settings) -> Query:
     """Find what a request names.
 
@@ -116,10 +131,15 @@ def answer(queries: Sequence[Query], model: ServedModel) -> list[Forecasts | Exc
         try:
             decoded = model.online.predict(query.regions, query.horizon, query.future)
             out[i] = _taken(query, decoded.mean, decoded.quantiles, model)
-        except (ApiError, StmpError) as error:
+        except Exception as error:  # noqa: BLE001
             out[i] = error
     for horizon, mine in together.items():
-        decoded = model.online.predict(np.concatenate([queries[i].regions for i in mine]), horizon)
+        try:
+            decoded = model.online.predict(np.concatenate([queries[i].regions for i in mine]), horizon)
+        except Exception as error:  # noqa: BLE001
+            for i in mine:
+                out[i] = error
+            continue
         first = 0
         for i in mine:
             part = slice(first, first + len(queries[i].regions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,4 +25,14 @@ class Metrics:
         self.sequence = Gauge("observation_sequence", "Last change of observations that forecasts use.", **where)
         self.model = Gauge("model_info", "1 for the version that answers.", ["version"], **where)
         self.loads = Counter("model_loads", "Models that were to be loaded.", ["outcome"], **where)
+        self.trial = Gauge("trial_requests", "Requests of a challenger on trial.", ["version", "outcome"], **where)
+        self.difference = Gauge("trial_difference", "Difference to the champion's forecasts.", ["version"], **where)
         self.store_failures = Counter("store_failures", "Looks at the observations that failed.", **where)
+
+    def tell_trial(self, card: Mapping[str, Any]) -> None:
+        """Take over what a trial has counted."""
+        version = card["model_version"]
+        for outcome in ("answered", "compared", "failed"):
+            self.trial.labels(version, outcome).set(card[outcome])
+        if card["sales"]:
+            self.difference.labels(version).set(card["difference"] / card["sales"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from serving.batching import Batcher
-from serving.forecasts import Forecasts, answer, look_up
+from serving.forecasts import Forecasts, forecast
 from serving.livedata import LiveData
 from serving.metrics import Metrics
 from serving.model import ServedModel
@@ -15,12 +15,16 @@ from serving.observations import Observations, StoreError
 from serving.rollout import Rollout
 from serving.schema import ForecastRequest
 from serving.settings import Settings
+from serving.trial import Trial, TrialSettings
 
 logger = logging.getLogger("serving")
 Result = TypeVar("Result")
 
 Job = ForecastRequest | Callable[[ServedModel], Any]
 """A forecast, which is decoded together with others, or anything else that is asked of the model."""
+
+SPARSE = 10
+"""While requests wait, one batch in so many is compared between two models on trial."""
 
 
 class Replica:
@@ -50,6 +54,9 @@ class Replica:
         self.store = Observations(settings.store, self.data.name)
         self.batcher: Batcher[Job, Any] = Batcher(self._work, settings.max_waiting)
         self.rollout = Rollout(ServedModel.load, lambda: self.model, self._swap)
+        self.trial: Trial | None = None
+        self.trials = Rollout(ServedModel.load, lambda: self.model, self._put_beside)
+        self.batches = 0
 
     def begin(self, reference: str) -> Replica:
         """Load the first model; afterwards it answers.
@@ -80,6 +87,19 @@ class Replica:
         if reference != self.rollout.wanted or self.rollout.error is not None:
             self.rollout.want(reference, self._copy)
 
+    def want_trial(self, settings: TrialSettings | None) -> None:
+        """Be told which model to try beside the one that answers, and for which share of the regions; None for none."""
+        model = self.batcher.thread.submit(self._set_trial, settings).result()
+        if settings is not None and model is None:
+            self.trials.want(settings.model, self._copy)
+
+    def trial_card(self) -> dict[str, Any] | None:
+        """What is known of the trial; a challenger that could not be loaded is told as one that was stopped."""
+        if self.trial is None:
+            return None
+        card = self.trial.card()
+        return card | {"stopped": card["stopped"] or self.trials.error}
+
     @property
     def wanted(self) -> str:
         """The model it was told to answer with, as forecasts name it."""
@@ -88,29 +108,46 @@ class Replica:
     def close(self) -> None:
         """End the threads and the connections."""
         self.rollout.wait()
+        self.trials.wait()
         self.batcher.close()
         self.store.close()
 
     def _work(self, jobs: Sequence[Job]) -> list[Any]:
         self.metrics.batch.observe(len(jobs))
         self.metrics.waiting.set(len(self.batcher.waiting))
-        self._catch_up(self.model)
         model = self.model
+        self._catch_up(model)
+        if self.trial is not None and self.trial.model is not None:
+            self._catch_up(self.trial.model)
         results: list[Any] = [None] * len(jobs)
-        queries = {}
-        for i, job in enumerate(jobs):
-            try:
-                if isinstance(job, ForecastRequest):
-                    queries[i] = look_up(job, model, self.settings)
-                else:
-                    results[i] = job(model)
-            except Exception as error:  # noqa: BLE001  # whoever asked is told; the others of the batch go on
-                results[i] = error
-        for i, found in zip(queries, answer(list(queries.values()), model), strict=True):
+        asked = {i: job for i, job in enumerate(jobs) if isinstance(job, ForecastRequest)}
+        for i, found in zip(asked, self._forecast(list(asked.values())), strict=True):
             results[i] = found
             if isinstance(found, Forecasts):
                 self.metrics.forecasts.inc(found.days.size)
+        for i, job in enumerate(jobs):
+            if isinstance(job, ForecastRequest):
+                continue
+            try:
+                results[i] = job(model)
+            except Exception as error:  # noqa: BLE001  # whoever asked is told; the others of the batch go on
+                results[i] = error
         return results
+
+    def _forecast(self, requests: Sequence[ForecastRequest]) -> list[Forecasts | Exception]:
+        trial = self.trial
+        if trial is None or trial.model is None or not requests:
+            return forecast(requests, self.model, self.settings)
+        found = trial.forecast(requests, self.model, self.settings)
+        self.batches += 1
+        if not self.batcher.waiting or self.batches % SPARSE == 0:
+            # Behind this batch's answers, in the same thread.
+            self.batcher.thread.submit(self._compare, trial, requests)
+        return found
+
+    def _compare(self, trial: Trial, requests: Sequence[ForecastRequest]) -> None:
+        trial.compare(requests, self.model, self.settings)
+        self.metrics.tell_trial(trial.card())
 
     def _catch_up(self, model: ServedModel) -> None:
         """Take new observations in; without an answer of the store go on with those that are known."""
@@ -132,6 +169,26 @@ class Replica:
             self._tell_version()
 
         self.batcher.thread.submit(swap).result()
+
+    def _set_trial(self, settings: TrialSettings | None) -> ServedModel | None:
+        """Begin a trial, with the model of the one before where it is the same."""
+        before, self.trial = self.trial, None if settings is None else Trial(settings)
+        if self.trial is None:
+            return None
+        if self.trial.version == self.model.version:
+            self.trial.stop("it is the model that answers")
+        elif before is not None and before.version == self.trial.version:
+            self.trial.model = before.model
+        return self.trial.model
+
+    def _put_beside(self, new: ServedModel) -> None:
+        def put() -> None:
+            new.catch_up(self.store)
+            # Meanwhile the trial may have been called off, or be one of another model.
+            if self.trial is not None and self.trial.version == new.version:
+                self.trial.model = new
+
+        self.batcher.thread.submit(put).result()
 
     def _tell_version(self) -> None:
         self.metrics.model.clear()

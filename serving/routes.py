@@ -122,8 +122,9 @@ async def region(
 @router.get("/v1/model", dependencies=[READ], responses={200: {"model": ModelAnswer}}, tags=["model"])
 async def model(replica: Served) -> Response:
     """Show the model that answers: what it was trained on, and what it can be asked."""
-    card = await replica.ask(views.show_model)
-    return _json(card | {"wanted": replica.wanted, "error": replica.rollout.error, "replica": replica.name})
+    card, trial = await replica.ask(lambda model: (views.show_model(model), replica.trial_card()))
+    state = {"wanted": replica.wanted, "error": replica.rollout.error, "replica": replica.name, "trial": trial}
+    return _json(card | state)
 
 
 @router.get("/v1/festivals", dependencies=[READ], responses={200: {"model": FestivalsAnswer}}, tags=["data"])

@@ -225,6 +225,22 @@ class KnownColumn(_Answer):
     binary: bool
 
 
+class TrialAnswer(_Answer):
+    """A challenger on trial beside the model that answers, in one replica."""
+
+    model_version: str
+    loaded: bool
+    share: float = Field(description="Share of the regions that it answers for; 0 in the shadow.")
+    stopped: str | None = Field(None, description="Why the trial has ended by itself.")
+    answered: int = Field(description="Requests that it has answered.")
+    failed: int = Field(description="Requests that it could not answer; the champion did.")
+    compared: int = Field(description="Requests that both have answered, for comparison.")
+    difference: float = Field(description="Sum of the means' absolute differences, over what was compared.")
+    sales: float = Field(description="Sum of the champion's means, over the same.")
+    seconds: float = Field(description="Time that it took for them.")
+    champion_seconds: float = Field(description="Time that the champion took.")
+
+
 class ModelAnswer(_Answer):
     """The model that this replica answers with."""
 
@@ -232,6 +248,7 @@ class ModelAnswer(_Answer):
     wanted: str = Field(description="The version it was told to load; another one while it loads, or after a failure.")
     error: str | None = Field(None, description="Why the wanted version could not be loaded.")
     replica: str
+    trial: TrialAnswer | None = None
     horizon: int
     levels: list[float]
     frequency: str

@@ -45,7 +45,11 @@ def evidence(**changed: Any) -> Evidence:
         slices=dict.fromkeys(("all", "weekday", "weekend", "festival", "post_festival", "cold"), better),
         groups={"sales: lowest quarter": better},
         overall={CHALLENGER: {"wape": 0.2, "wql": 0.15, "mse": 4.0, "bias": -0.01, "coverage_80": 0.8, "n": 500}},
-        reliability={CHALLENGER: Reliability(("weekday",), LEVELS, np.array([100.0]), np.array([[10.0, 50, 90]]))},
+        reliability={
+            CHALLENGER: Reliability(
+                ("weekday",), LEVELS, np.array([100.0]), np.array([[10.0, 50, 90]]), np.zeros((1, 3))
+            )
+        },
     )
     return replace(whole, **changed)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish
+from stmp.errors import ConfigError
 
 app = typer.Typer()
 
@@ -86,6 +87,14 @@ def rollout(
     dashboard: Annotated[
         str, typer.Option(help="Address of Ray's dashboard, as `stmp serve` prints it.")
     ] = "http://127.0.0.1:8265",
+    canary: Annotated[
+        str | None,
+        typer.Option(help="Answer for these shares of the regions first, one after the other, such as 0.05,0.25."),
+    ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Only compare it with the model that answers, which stays.")
+    ] = False,
+    hold: Annotated[float, typer.Option(min=1, help="Seconds of the shadow, and of each step of the canary.")] = 60.0,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
@@ -94,10 +103,30 @@ def rollout(
 
     \b
     stmp rollout --model models:/stores@champion --dashboard http://127.0.0.1:8265
+    stmp rollout --model models:/stores/4 --canary 0.05,0.25 --hold 120
     """
     from jobs.serve import rollout as job
 
-    finish(job(model, url=url, dashboard=dashboard, tracking_uri=tracking_uri), json_file)
+    result = job(
+        model, url=url, dashboard=dashboard, canary=_shares(canary, shadow), shadow=shadow, hold_s=hold,
+        tracking_uri=tracking_uri,
+    )  # fmt: skip
+    finish(result, json_file)
+
+
+def _shares(canary: str | None, shadow: bool) -> tuple[float, ...]:
+    """Growing shares of the regions, from a text."""
+    if canary is None:
+        return ()
+    if shadow:
+        raise ConfigError("--canary and --shadow exclude each other: in the shadow the model answers nobody.")
+    try:
+        shares = tuple(float(part) for part in canary.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares) or list(shares) != sorted(set(shares)):
+        raise ConfigError(f"--canary {canary}: give growing shares of the regions, above 0 and up to 1: 0.05,0.25,0.5.")
+    return shares
 
 
 @app.command()

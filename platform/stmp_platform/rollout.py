@@ -63,7 +63,7 @@ def roll_out(dashboard: str, url: str, model: str, *, token: str | None = None, 
     """
     began = time.monotonic()
     client = connect(dashboard)
-    config = _config(client.get_serve_details())
+    config = running_config(client.get_serve_details())
     before = model_in(config)
     client.deploy_applications(with_model(config, model))
     failure, replicas = _settle(client, url, model, token, timeout_s)
@@ -86,17 +86,19 @@ def model_in(config: Mapping[str, Any]) -> str:
     )
 
 
-def with_model(config: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The same config with another model, and nothing else changed, so that no replica is started anew."""
+def with_model(config: Mapping[str, Any], model: str, trial: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The same config with another model and trial, and nothing else changed, so that no replica is started anew."""
     copy: dict[str, Any] = json.loads(json.dumps(config))
     for application in copy["applications"]:
         for deployment in application.get("deployments", []):
             if application["name"] == APPLICATION and deployment["name"] == DEPLOYMENT:
-                deployment["user_config"] = {**(deployment.get("user_config") or {}), "model": model}
+                others = {**(deployment.get("user_config") or {}), "model": model}
+                others.pop("trial", None)
+                deployment["user_config"] = others | ({"trial": dict(trial)} if trial else {})
     return copy
 
 
-def _config(details: Mapping[str, Any]) -> dict[str, Any]:
+def running_config(details: Mapping[str, Any]) -> dict[str, Any]:
     """The config that was deployed last, from what Serve tells of itself."""
     running = details.get("applications", {})
     if APPLICATION not in running:
@@ -116,10 +118,10 @@ def _settle(client: Any, url: str, model: str, token: str | None, timeout_s: flo
     deadline = time.monotonic() + timeout_s
     said: dict[str, str] = {}
     while time.monotonic() < deadline:
-        alive = _replicas(client)
+        alive = replicas_of(client)
         said = {replica: version for replica, version in said.items() if replica in alive}
         for _ in range(max(4, 4 * len(alive))):  # which replica answers is the router's choice
-            card = _card(url, token)
+            card = ask_card(url, token)
             if card is None or card["wanted"] != wanted:
                 continue
             if card["error"]:
@@ -129,10 +131,10 @@ def _settle(client: Any, url: str, model: str, token: str | None, timeout_s: flo
         if alive and alive <= said.keys():
             return "", said
         time.sleep(POLL_S)
-    return f"after {timeout_s:.0f} s only {len(said)} of {len(_replicas(client))} replicas answer with it.", said
+    return f"after {timeout_s:.0f} s only {len(said)} of {len(replicas_of(client))} replicas answer with it.", said
 
 
-def _replicas(client: Any) -> set[str]:
+def replicas_of(client: Any) -> set[str]:
     deployments = client.get_serve_details()["applications"].get(APPLICATION, {}).get("deployments", {})
     return {
         replica["replica_id"]
@@ -141,7 +143,7 @@ def _replicas(client: Any) -> set[str]:
     }
 
 
-def _card(url: str, token: str | None) -> dict[str, Any] | None:
+def ask_card(url: str, token: str | None) -> dict[str, Any] | None:
     """What one replica says of its model; None where there was no answer."""
     request = urllib.request.Request(f"{url}/v1/model", headers={"Authorization": f"Bearer {token}"} if token else {})
     try:

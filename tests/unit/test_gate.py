@@ -34,7 +34,8 @@ def slices(**changed: Any) -> dict[str, Any]:
 
 
 def reliability(below: float, days: float = 100.0) -> dict[str, Reliability]:
-    return {CHALLENGER: Reliability(("weekday",), LEVELS, np.array([days]), np.array([[10.0, below, 90]]) * days / 100)}
+    counts = np.array([[10.0, below, 90]]) * days / 100
+    return {CHALLENGER: Reliability(("weekday",), LEVELS, np.array([days]), counts, np.zeros((1, 3)))}
 
 
 def test_a_better_model_passes() -> None:

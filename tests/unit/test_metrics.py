@@ -160,6 +160,16 @@ def test_reliability_counts_actuals_below_each_level():
     assert Reliability.empty(("a",), (0.5,)).table() == {}
 
 
+def test_actuals_on_their_quantile_count_as_below_as_far_as_the_level_asks():
+    """A tenth of the days may lie below a quantile that 0 sales touch on every third day."""
+    actual = np.array([0.0, 0, 0, 1, 2, 3, 4, 5, 6])
+    quantiles = np.tile([0.0, 3.5], (9, 1))
+    found = reliability(np.zeros(9, int), ("day",), actual, quantiles, (0.1, 0.5))
+    np.testing.assert_allclose(found.observed(), [[0.1, 6 / 9]])
+    higher = reliability(np.zeros(9, int), ("day",), actual, quantiles, (0.4, 0.5))
+    np.testing.assert_allclose(higher.observed(), [[3 / 9, 6 / 9]])
+
+
 def test_scaled_and_weighted_losses_are_those_of_fev():
     metrics = pytest.importorskip("fev.metrics")
     rng = np.random.default_rng(7)

@@ -97,8 +97,8 @@ def _serving(evidence: Evidence, rules: Rules) -> Iterator[Check]:
     yield _at_least("serving.horizon", ours.horizon, needed, said)
     wanted = {*asked.levels, *(theirs.levels if theirs else ())}
     yield _missing("serving.levels", {f"{q:g}" for q in wanted} - {f"{q:g}" for q in ours.levels}, "quantile levels")
-    series = set(theirs.series if theirs else evidence.data.series)
-    yield _missing("serving.series", series - set(ours.series), "series")
+    used = set((theirs.series if theirs else ()) or evidence.data.series)
+    yield _missing("serving.series", used - set(ours.series or used), "series")
     if theirs is not None:
         same = ours.frequency == theirs.frequency
         said = f"its periods are {ours.frequency}; the champion's are {theirs.frequency}"
@@ -168,8 +168,7 @@ def _tested(rule: str, found: Difference, asked: SliceRule, evidence: Evidence, 
 
 
 def _calibrated(found: Reliability, rules: Rules) -> Iterator[Check]:
-    pooled = Reliability(("all",), found.levels, found.n.sum(keepdims=True), found.below.sum(0, keepdims=True))
-    for part, limit in ((pooled, rules.calibration.tolerance), (found, rules.calibration.by_day_type)):
+    for part, limit in ((found.pooled(), rules.calibration.tolerance), (found, rules.calibration.by_day_type)):
         for name, n, row in zip(part.groups, part.n, part.observed(), strict=True):
             rule = "calibration.tolerance" if name == "all" else f"calibration.by_day_type.{name}"
             if n < rules.test.least_points:
@@ -177,7 +176,7 @@ def _calibrated(found: Reliability, rules: Rules) -> Iterator[Check]:
                 continue
             off = np.abs(row - np.asarray(part.levels))
             worst = int(off.argmax())
-            said = f"{row[worst]:.1%} of days lay at or below the quantile {part.levels[worst]:g}"
+            said = f"{row[worst]:.1%} of days lay below the quantile {part.levels[worst]:g}"
             yield _at_most(rule, off[worst], limit, said)
 
 

@@ -34,6 +34,8 @@ class Candidate:
     ----------
     version : str
         ``name/number``.
+    series : tuple of str
+        That it forecasts together; empty if it forecasts each one on its own, whatever the data has.
     inputs : frozenset of str
         Covariates and features that a client must give.
     fingerprint, recorded : str
@@ -56,8 +58,9 @@ class Candidate:
         """The facts of a loaded forecaster."""
         schema = model.schema
         inputs = frozenset({*schema.known_names, *schema.past_names, *schema.static_names})
+        series = () if model.config.model.series == "split" else schema.series
         return cls(
-            model.provenance.version, schema.frequency, schema.series, inputs, model.horizon, model.config.model.levels,
+            model.provenance.version, schema.frequency, series, inputs, model.horizon, model.config.model.levels,
             model.trained_until, frozenset(model.trained_regions), model.fingerprint, recorded,
         )  # fmt: skip
 

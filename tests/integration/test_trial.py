@@ -1,0 +1,211 @@
+"""A challenger beside the model that answers: compared in the shadow, answering for a share, dropped where it fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from safetensors.torch import load_file, save_file
+
+from serving.app import make_app
+from serving.replica import Replica
+from serving.trial import TrialSettings
+from stmp.forecaster import Forecaster
+from tests.serving import REGIONS, make_model, settings
+
+EVERY = [f"R{region:06d}" for region in range(REGIONS)]
+
+
+@pytest.fixture(scope="module")
+def challenger(shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return another model of the same data, which forecasts otherwise."""
+    return make_model(shop, tmp_path_factory.mktemp("models") / "challenger", seed=7)
+
+
+@pytest.fixture
+def replica(shop: str, first_model: Path, tmp_path: Path) -> Iterator[tuple[Replica, TestClient]]:
+    """Yield a replica that answers with the first model, and a client of it."""
+    replica = Replica(settings(shop, tmp_path), "one").begin(str(first_model))
+    with TestClient(make_app(replica)) as client:
+        yield replica, client
+
+
+def begin(replica: Replica, model: Path | str, **given: Any) -> None:
+    """Put a model on trial, and wait until it is loaded or refused."""
+    replica.want_trial(TrialSettings(model=str(model), **{"max_difference": 99.0, "max_slowdown": 99.0} | given))
+    replica.trials.wait(60)
+
+
+def ask(client: TestClient, **request: Any) -> dict[str, Any]:
+    answer = client.post("/v1/forecasts", json=request)
+    assert answer.status_code == 200, answer.text
+    content: dict[str, Any] = answer.json()
+    return content
+
+
+def versions(client: TestClient) -> dict[str, str]:
+    """Which model answers for each region, asked one by one."""
+    return {region: ask(client, regions=[region])["model_version"] for region in EVERY}
+
+
+def card(client: TestClient) -> Any:
+    return client.get("/v1/model").json()["trial"]
+
+
+def test_in_the_shadow_both_are_compared_and_one_answers(
+    replica: tuple[Replica, TestClient], first_model: Path, challenger: Path
+) -> None:
+    served, client = replica
+    before = ask(client, regions="all")
+    assert card(client) is None
+    begin(served, challenger)
+    assert ask(client, regions="all") == before
+    assert set(versions(client).values()) == {str(first_model)}
+    found = card(client)
+    assert (found["model_version"], found["loaded"], found["stopped"]) == (str(challenger), True, None)
+    assert (found["answered"], found["failed"]) == (0, 0)
+    assert found["compared"] == 1 + REGIONS
+    champion, other = (Forecaster.load(model) for model in (first_model, challenger))
+    panel = served.model.data.panel
+    means = [model.predict(panel, panel.last_observed, champion.horizon).mean for model in (champion, other)]
+    # Each region was compared twice: among all, and on its own.
+    assert found["sales"] == pytest.approx(2 * means[0].sum(), rel=1e-3)
+    assert found["difference"] == pytest.approx(2 * np.abs(means[0] - means[1]).sum(), rel=1e-3)
+    scraped = client.get("/metrics").text
+    assert f'stmp_serve_trial_requests{{outcome="compared",version="{challenger}"}}' in scraped
+
+
+def test_a_canary_answers_for_the_same_regions_and_more_as_its_share_grows(
+    replica: tuple[Replica, TestClient], first_model: Path, challenger: Path
+) -> None:
+    served, client = replica
+    begin(served, challenger, share=0.4)
+    some = versions(client)
+    mine = [region for region, version in some.items() if version == str(challenger)]
+    assert 0 < len(mine) < REGIONS
+    assert versions(client) == some, "a region does not change its model from request to request"
+    others = [region for region in EVERY if region not in mine]
+    assert ask(client, regions=mine)["model_version"] == str(challenger)
+    assert ask(client, regions=[mine[0], others[0]])["model_version"] == str(first_model), "an answer is of one model"
+    loaded = served.trial.model if served.trial else None
+    begin(served, challenger, share=0.8)
+    assert served.trial is not None
+    assert served.trial.model is loaded, "it is not loaded anew for another share"
+    more = {region for region, version in versions(client).items() if version == str(challenger)}
+    assert set(mine) < more
+    begin(served, challenger, share=1.0)
+    assert ask(client, regions="all")["model_version"] == str(challenger)
+    served.want_trial(None)
+    assert set(versions(client).values()) == {str(first_model)}
+    assert card(client) is None
+
+
+def spoiled(model: Path, to: Path) -> Path:
+    """A model whose forecasts are not finite."""
+    Forecaster.load(model).save(to)
+    weights = load_file(to / "weights.safetensors")
+    name = next(name for name in weights if name.startswith("head"))
+    save_file(weights | {name: weights[name] * float("nan")}, to / "weights.safetensors")
+    return to
+
+
+def test_a_challenger_that_cannot_be_loaded_is_told(
+    replica: tuple[Replica, TestClient], first_model: Path, challenger: Path, tmp_path: Path
+) -> None:
+    served, client = replica
+    begin(served, spoiled(challenger, tmp_path / "nan"), share=1.0)
+    assert "not finite" in card(client)["stopped"]
+    assert set(versions(client).values()) == {str(first_model)}
+    begin(served, first_model, share=1.0)
+    assert "is the model that answers" in card(client)["stopped"]
+
+
+@pytest.mark.parametrize("fault", ["raises", "not finite"])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_challenger_that_fails_later_is_dropped_and_no_request_with_it(
+    replica: tuple[Replica, TestClient],
+    first_model: Path,
+    challenger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    share: float,
+) -> None:
+    served, client = replica
+    before = ask(client, regions="all")
+    begin(served, challenger, share=share)
+    assert served.trial is not None
+    assert served.trial.model is not None
+    online = served.trial.model.online
+    well = online.predict
+
+    def fail(*given: Any) -> Any:
+        if fault == "raises":
+            raise RuntimeError("boom")
+        decoded = well(*given)
+        decoded.mean[...] = np.nan
+        return decoded
+
+    monkeypatch.setattr(online, "predict", fail)
+    assert ask(client, regions="all") == before
+    found = card(client)
+    assert not found["loaded"]
+    assert "boom" in found["stopped"] or "not finite" in found["stopped"]
+    assert found["failed"] == 1
+    assert set(versions(client).values()) == {str(first_model)}
+
+
+def test_a_challenger_that_forecasts_something_else_is_dropped(
+    replica: tuple[Replica, TestClient], first_model: Path, challenger: Path
+) -> None:
+    served, client = replica
+    begin(served, challenger, share=1.0, max_difference=1e-6, enough=3)
+    said = [ask(client, regions=[region])["model_version"] for region in EVERY]
+    assert said[:3] == [str(challenger)] * 3, "as long as too little is known, it answers"
+    assert set(said[4:]) == {str(first_model)}
+    assert "differ by" in card(client)["stopped"]
+
+
+def test_a_slow_challenger_is_dropped(
+    replica: tuple[Replica, TestClient], challenger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, client = replica
+    begin(served, challenger, max_slowdown=3.0, enough=2)
+    assert served.trial is not None
+    assert served.trial.model is not None
+    online = served.trial.model.online
+    well = online.predict
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.5)
+        return well(*given)
+
+    monkeypatch.setattr(online, "predict", slowly)
+    for region in EVERY[:4]:
+        ask(client, regions=[region])
+    assert "times as long" in card(client)["stopped"]
+
+
+def test_faults_of_a_request_are_not_the_challengers(replica: tuple[Replica, TestClient], challenger: Path) -> None:
+    served, client = replica
+    begin(served, challenger, share=1.0)
+    assert client.post("/v1/forecasts", json={"regions": ["nowhere"]}).status_code == 422
+    assert client.post("/v1/forecasts", json={"regions": "all", "quantiles": [0.0001]}).status_code == 422
+    found = card(client)
+    assert (found["failed"], found["loaded"]) == (0, True)
+
+
+def test_a_challenger_knows_what_was_observed(replica: tuple[Replica, TestClient], challenger: Path) -> None:
+    served, client = replica
+    begin(served, challenger, share=1.0)
+    panel = served.model.data.panel
+    tomorrow = str(panel.dates[panel.index_of(panel.last_observed) + 1])
+    day = {"region": "R000003", "date": tomorrow, "sales": 70.0}
+    assert client.post("/v1/observations", json={"observations": [day]}).status_code == 200
+    answer = ask(client, regions=["R000003"])
+    assert (answer["model_version"], answer["sequence"]) == (str(challenger), 1)
+    assert answer["forecasts"][0]["data_date"] == tomorrow
