@@ -93,6 +93,7 @@ def start(config: Mapping[str, Any], *, cpus: int | None = None) -> Running:
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # The proxies' address is fixed by whoever starts Serve first.
     serve.start(proxy_location=config["proxy_location"], http_options=dict(options))
     running = Running(f"http://{context.dashboard_url}", f"http://{options['host']}:{options['port']}")
@@ -106,7 +107,7 @@ def stop() -> None:
     from ray import serve
 
     if ray.is_initialized():
-        serve.shutdown()
+        serve.delete(APPLICATION)  # requests that run are answered
         ray.shutdown()
 
 
