@@ -70,9 +70,15 @@ class Forecasts:
 
 
 def forecast(
-    requests: Sequence[ForecastRequest], model: ServedModel, settings: Settings
+    requests: Sequence[ForecastRequest], model: ServedModel, settings: Settings, *, anew: bool = False
 ) -> list[Forecasts | Exception]:
-    """Forecast what is asked, together; a request that cannot be answered does not hold up the others."""
+    """Forecast what is asked, together; a request that cannot be answered does not hold up the others.
+
+    Parameters
+    ----------
+    anew : bool
+        Decode even what was decoded before.
+    """
     out: list[Forecasts | Exception] = [ApiError(500, "not looked up")] * len(requests)
     queries = {}
     for i, request in enumerate(requests):
@@ -80,7 +86,7 @@ def forecast(
             queries[i] = look_up(request, model, settings)
         except Exception as error:  # noqa: BLE001  # whoever asked is told; the others go on
             out[i] = error
-    for i, found in zip(queries, answer(list(queries.values()), model), strict=True):
+    for i, found in zip(queries, answer(list(queries.values()), model, anew), strict=True):
         out[i] = found
     return out
 
@@ -120,22 +126,23 @@ def look_up(request: ForecastRequest, model: ServedModel, settings: Settings) ->
     return Query(regions, horizon, picked, series, weights, levels, future)
 
 
-def answer(queries: Sequence[Query], model: ServedModel) -> list[Forecasts | Exception]:
+def answer(queries: Sequence[Query], model: ServedModel, anew: bool = False) -> list[Forecasts | Exception]:
     """Decode queries; those that leave the future as it is are decoded together."""
     out: list[Forecasts | Exception] = [ApiError(500, "not decoded")] * len(queries)
+    predict = model.online.decode if anew else model.online.predict
     together = defaultdict(list)
     for i, query in enumerate(queries):
         if query.future is None:
             together[query.horizon].append(i)
             continue
         try:
-            decoded = model.online.predict(query.regions, query.horizon, query.future)
+            decoded = predict(query.regions, query.horizon, query.future)
             out[i] = _taken(query, decoded.mean, decoded.quantiles, model)
         except Exception as error:  # noqa: BLE001
             out[i] = error
     for horizon, mine in together.items():
         try:
-            decoded = model.online.predict(np.concatenate([queries[i].regions for i in mine]), horizon)
+            decoded = predict(np.concatenate([queries[i].regions for i in mine]), horizon)
         except Exception as error:  # noqa: BLE001
             for i in mine:
                 out[i] = error

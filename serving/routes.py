@@ -45,7 +45,7 @@ _FORECAST: dict[int | str, dict[str, Any]] = PROBLEM | {200: {"model": ForecastA
 router = APIRouter(responses=PROBLEM)
 
 
-def _replica(request: Request) -> Replica:
+async def _replica(request: Request) -> Replica:  # async: FastAPI would run it in another thread
     replica: Replica = request.app.state.replica
     return replica
 

@@ -113,14 +113,14 @@ class Trial:
         return all(zlib.crc32(region.encode()) % PARTS < most for region in request.regions)
 
     def compare(self, requests: Sequence[ForecastRequest], champion: ServedModel, settings: Settings) -> None:
-        """Have both models forecast what was asked, one after the other, and count what differs."""
+        """Have both models forecast what was asked, one after the other and anew, and count what differs."""
         if self.model is None or not requests:
             return
         same = [_alike(request, champion) for request in requests[:TOGETHER]]
         began = time.perf_counter()
-        theirs = forecast(same, champion, settings)
+        theirs = forecast(same, champion, settings, anew=True)
         between = time.perf_counter()
-        own = self._ask(same, settings)
+        own = self._ask(same, settings, anew=True)
         seconds = time.perf_counter() - between
         for mine, other in zip(own, theirs, strict=True):
             if isinstance(mine, Forecasts) and isinstance(other, Forecasts):
@@ -147,11 +147,13 @@ class Trial:
         logger.error("The trial of %s has ended: %s", self.settings.model, reason)
         self.model, self.stopped = None, reason
 
-    def _ask(self, requests: Sequence[ForecastRequest], settings: Settings) -> list[Forecasts | Exception]:
+    def _ask(
+        self, requests: Sequence[ForecastRequest], settings: Settings, *, anew: bool = False
+    ) -> list[Forecasts | Exception]:
         """The challenger's forecasts, or why there are none."""
         if self.model is None or not requests:
             return []
-        found = forecast(requests, self.model, settings)
+        found = forecast(requests, self.model, settings, anew=anew)
         unusable = CheckpointError("a forecast is not finite, or negative")
         return [unusable if isinstance(one, Forecasts) and not _usable(one) else one for one in found]
 

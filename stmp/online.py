@@ -29,6 +29,9 @@ GROWTH = 32
 AT_ONCE = 16
 """Regions that are decoded at a time: what they need then stays in the processor's cache."""
 
+MOST_KEPT = 512 * 2**20
+"""Bytes of forecasts that are kept; where all regions would take more, each request decodes."""
+
 Change = Callable[[Panel], Panel]
 """Puts other known-future covariates into the panel of a few regions."""
 
@@ -53,8 +56,37 @@ class Decoded:
     quantiles: np.ndarray
 
 
+class Kept:
+    """Forecasts that were decoded, until their region's data change.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Regions, periods, series and quantile levels.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        regions, self.horizon, series, levels = shape
+        if 4 * regions * self.horizon * series * (levels + 1) > MOST_KEPT:
+            self.horizon = 0
+        self.days = np.zeros(regions, dtype=np.int64)
+        self.mean = np.zeros((regions, self.horizon, series), dtype=np.float32)
+        self.quantiles = np.zeros((regions, self.horizon, series, levels), dtype=np.float32)
+
+    def missing(self, regions: np.ndarray, horizon: int) -> np.ndarray:
+        """Those of some regions whose forecast is not kept as far as that."""
+        return regions[self.days[regions] < horizon]
+
+    def put(self, decoded: Decoded) -> None:
+        """Keep forecasts."""
+        horizon = decoded.mean.shape[1]
+        self.mean[decoded.regions, :horizon] = decoded.mean
+        self.quantiles[decoded.regions, :horizon] = decoded.quantiles
+        self.days[decoded.regions] = horizon
+
+
 class Online:
-    """A Forecaster and the memory of a Panel's regions.
+    """A Forecaster, the memory of a Panel's regions, and the forecasts that were made of them.
 
     Parameters
     ----------
@@ -93,6 +125,8 @@ class Online:
         every = np.arange(panel.shape[0])
         parts = [every[begin : begin + CHUNK] for begin in range(0, len(every), CHUNK)]
         self.memory = Memory.join([self._remember(panel, some) for some in parts])
+        model = self.forecaster.config.model
+        self.kept = Kept((panel.shape[0], self.forecaster.horizon, panel.shape[2], len(model.levels)))
 
     @torch.inference_mode()
     def update(self, panel: Panel, origin: np.ndarray, regions: np.ndarray) -> None:
@@ -108,17 +142,18 @@ class Online:
         """
         pairs = self._pairs(panel)
         grown = not (np.array_equal(pairs[0], self.region_of) and np.array_equal(pairs[1], self.series_of))
-        if grown or int(origin.max()) >= self.room:
+        full = self.room < self.forecaster.config.train.supports_forecast and int(origin.max()) >= self.room
+        if grown or full:
             self._lay(panel, origin)  # a series that had never sold, or no more room
             return
         self.panel, self.origin = panel, origin.astype(np.int64)
+        self.kept.days[regions] = 0
         for begin in range(0, len(regions), CHUNK):
             some = regions[begin : begin + CHUNK]
             self.memory.put(torch.from_numpy(self._rows_of(some)), self._remember(panel, some))
 
-    @torch.inference_mode()
     def predict(self, regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
-        """Forecast some regions over the periods after their origins.
+        """Forecast some regions over the periods after their origins; what was forecast before is not decoded again.
 
         Parameters
         ----------
@@ -133,6 +168,17 @@ class Online:
         DataError
             If a known-future covariate has no value.
         """
+        if change is not None or horizon > self.kept.horizon:
+            return self.decode(regions, horizon, change)
+        missing = self.kept.missing(regions, horizon)
+        if len(missing):
+            self.kept.put(self.decode(missing, horizon))
+        mean, quantiles = self.kept.mean[regions, :horizon], self.kept.quantiles[regions, :horizon]
+        return Decoded(regions, self.origin[regions], mean, quantiles)
+
+    @torch.inference_mode()
+    def decode(self, regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
+        """What `predict` returns, decoded from the memory."""
         parts = [
             self._predict(regions[begin : begin + AT_ONCE], horizon, change)
             for begin in range(0, len(regions), AT_ONCE)

@@ -7,6 +7,7 @@ would replace them.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -82,6 +83,8 @@ def start(config: Mapping[str, Any], *, cpus: int | None = None) -> Running:
     import ray
     from ray import serve
 
+    # Ray's processes give way to all others by default; these have people who wait for them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     options = config["http_options"]
     _check_free(options["host"], options["port"])
     context = ray.init(

@@ -141,7 +141,7 @@ def test_a_challenger_that_fails_later_is_dropped_and_no_request_with_it(
     assert served.trial is not None
     assert served.trial.model is not None
     online = served.trial.model.online
-    well = online.predict
+    well = online.decode
 
     def fail(*given: Any) -> Any:
         if fault == "raises":
@@ -150,7 +150,7 @@ def test_a_challenger_that_fails_later_is_dropped_and_no_request_with_it(
         decoded.mean[...] = np.nan
         return decoded
 
-    monkeypatch.setattr(online, "predict", fail)
+    monkeypatch.setattr(online, "decode", fail)
     assert ask(client, regions="all") == before
     found = card(client)
     assert not found["loaded"]
@@ -178,13 +178,13 @@ def test_a_slow_challenger_is_dropped(
     assert served.trial is not None
     assert served.trial.model is not None
     online = served.trial.model.online
-    well = online.predict
+    well = online.decode
 
     def slowly(*given: Any) -> Any:
         time.sleep(0.5)
         return well(*given)
 
-    monkeypatch.setattr(online, "predict", slowly)
+    monkeypatch.setattr(online, "decode", slowly)
     for region in EVERY[:4]:
         ask(client, regions=[region])
     assert "times as long" in card(client)["stopped"]

@@ -11,7 +11,7 @@ import torch
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
-from stmp.online import Online
+from stmp.online import Change, Decoded, Online
 from tests.training import make_trainer, small_config, small_panel
 
 HORIZON = 10
@@ -92,6 +92,36 @@ def test_online_forecasts_are_those_of_the_batch(model: tuple[Forecaster, tuple[
     much_later = origin + 40
     online.update(panel_until(much_later, series), much_later, np.arange(14))
     assert_equal(online, panel_until(much_later, series), much_later)
+
+
+def test_a_forecast_is_decoded_once(product: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it was asked for, until its region has new data."""
+    origin = np.full(14, ORIGIN)
+    panel = panel_until(origin)
+    online = Online(product, panel, origin)
+    decoded: list[list[int]] = []
+    decode = online.decode
+
+    def watched(regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
+        decoded.append(regions.tolist())
+        return decode(regions, horizon, change)
+
+    monkeypatch.setattr(online, "decode", watched)
+    first = online.predict(np.array([3, 1]), 5)
+    again = online.predict(np.array([1, 2, 3]), 4)
+    assert decoded == [[3, 1], [2]]
+    np.testing.assert_array_equal(again.mean[[2, 0]], first.mean[:, :4])
+    np.testing.assert_array_equal(again.quantiles[[2, 0]], first.quantiles[:, :4])
+    online.predict(np.array([1]), HORIZON)
+    assert decoded[2:] == [[1]], "further than before"
+    later = origin.copy()
+    later[3] += 1
+    online.update(panel_until(later), later, np.array([3]))
+    online.predict(np.array([1, 2, 3]), 4)
+    assert decoded[3:] == [[3]], "new data of a region"
+    online.predict(np.array([1]), product.horizon + 1)
+    online.predict(np.array([1]), product.horizon + 1)
+    assert decoded[4:] == [[1], [1]], "beyond what the model has learned nothing is kept"
 
 
 def with_promotions(panel: Panel, first: int) -> Panel:
