@@ -37,6 +37,8 @@ from stmp_platform.serve import free_port
 from tests.training import make_trainer
 
 HORIZON = 14
+KINDS = ("noop", "forecast", "decoded")
+"""What is asked: nothing, a forecast, and one that must be decoded for the request."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -84,7 +86,7 @@ def bulk(data: str, model: str, seconds: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-async def load(url: str, regions: list[str], connections: int, seconds: float) -> dict[str, float]:
+async def load(url: str, kind: str, regions: list[str], connections: int, seconds: float) -> dict[str, float]:
     """Requests a second and their times, of as many connections as ask one after the other."""
     import aiohttp
 
@@ -98,12 +100,7 @@ async def load(url: str, regions: list[str], connections: int, seconds: float) -
         draw = random.Random(seed)
         while time.perf_counter() < end:
             began = time.perf_counter()
-            if not regions:
-                call = session.get(f"{url}/healthz")
-            else:
-                body = {"regions": [draw.choice(regions)], "horizon": HORIZON, "quantiles": [0.1, 0.5, 0.9]}
-                call = session.post(f"{url}/v1/forecasts", json=body)
-            async with call as answer:
+            async with _call(session, url, kind, draw.choice(regions)) as answer:
                 await answer.read()
                 failed += answer.status != 200
             times.append(time.perf_counter() - began)
@@ -117,20 +114,27 @@ async def load(url: str, regions: list[str], connections: int, seconds: float) -
     }  # fmt: skip
 
 
+def _call(session: Any, url: str, kind: str, region: str) -> Any:
+    if kind == "noop":
+        return session.get(f"{url}/healthz")
+    body = {"regions": [region], "horizon": HORIZON, "quantiles": [0.1, 0.5, 0.9]}
+    if kind == "decoded":  # a what-if that changes nothing: no forecast that is kept can answer it
+        body["what_if"] = [{"column": "promo", "add": 0}]
+    return session.post(f"{url}/v1/forecasts", json=body)
+
+
 def measure(url: str, regions: list[str], seconds: float) -> dict[str, Any]:
-    """The no-op and the forecast, idle and under load, in turn, so that both meet the same machine."""
+    """The no-op and forecasts, idle and under load, in turn, so that all meet the same machine."""
     found: dict[str, Any] = {}
-    for name, ids in (("noop", []), ("forecast", regions)):
-        asyncio.run(load(url, ids, 4, 2.0))  # warm
-        found[f"{name}_idle"] = asyncio.run(load(url, ids, 1, seconds / 2))
+    for kind in KINDS:
+        asyncio.run(load(url, kind, regions, 4, 2.0))  # warm
+        found[f"{kind}_idle"] = asyncio.run(load(url, kind, regions, 1, seconds / 2))
     for connections in (2, 8):
-        pair = {
-            name: asyncio.run(load(url, ids, connections, seconds))
-            for name, ids in (("noop", []), ("forecast", regions))
-        }
-        pair["throughput_ratio"] = pair["forecast"]["requests_per_s"] / pair["noop"]["requests_per_s"]
-        pair["p99_over_idle_p50"] = pair["forecast"]["p99_ms"] / found["forecast_idle"]["p50_ms"]
-        found[f"{connections}_connections"] = pair
+        under = {kind: asyncio.run(load(url, kind, regions, connections, seconds)) for kind in KINDS}
+        for kind in KINDS[1:]:
+            under[kind]["over_noop"] = under[kind]["requests_per_s"] / under["noop"]["requests_per_s"]
+            under[kind]["p99_over_idle_p50"] = under[kind]["p99_ms"] / found[f"{kind}_idle"]["p50_ms"]
+        found[f"{connections}_connections"] = under
     return found
 
 
