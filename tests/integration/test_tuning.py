@@ -21,6 +21,7 @@ from stmp_platform.dataset import read_panel
 from stmp_platform.report import tuning as report
 from stmp_platform.settings import Settings
 from stmp_platform.tuning import Tuning, driver
+from stmp_platform.tuning.space import PLACE, lambda_of
 from tests.training import small_config
 from tests.tuning import SETTINGS, TRIALS, moody_trial, small_tuning
 
@@ -73,6 +74,39 @@ def test_the_chosen_lambda_is_what_the_target_is_adapted_with(tuned: tuple[Tunin
     assert float(config["transfer"]["lambda_head"]) == pytest.approx(result.chosen.strength)
     assert config["run"]["until"] == "2022-05-31"
     assert Forecaster.load(out / "model").trained_until == "2022-05-31"
+
+
+class SearchIsOver(Exception):
+    """Raised in place of the last training, which is that of `stmp adapt` and tested there."""
+
+
+def test_trials_on_workers_find_what_trials_in_one_process_find(
+    tuned: tuple[Tuning, Path], source: Forecaster, other_city: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group of Ray Train workers in each trial, as for large targets."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise SearchIsOver
+
+    monkeypatch.setattr(driver, "adapt", stop)
+    with pytest.raises(SearchIsOver):
+        driver.tune(
+            source,
+            other_city,
+            out=str(tmp_path),
+            trials=2,
+            overrides=SETTINGS,
+            until="2022-05-31",
+            workers=2,
+            track=False,
+        )
+    found = {}
+    for file in tmp_path.glob("trials/*/trial.json"):
+        trial = json.loads(file.read_text())
+        found[lambda_of(trial["values"][PLACE])] = trial["error"]
+    alone = {trial.strength: trial.result["error"] for trial in tuned[0].finished}
+    assert set(found) == {0.0, float("inf")}
+    assert found == pytest.approx({strength: alone[strength] for strength in found}, rel=1e-3)
 
 
 def test_trials_are_child_runs_of_the_tuning(tuned: tuple[Tuning, Path], settings: Settings) -> None:

@@ -15,7 +15,7 @@ from stmp.evaluation.metrics import SUMS
 from stmp.learning.selection import Candidate, choose
 from stmp_platform.files import Folder
 from stmp_platform.tuning import space, tune
-from stmp_platform.tuning.driver import _claim, _plan
+from stmp_platform.tuning.driver import _at_once, _claim, _plan
 from stmp_platform.tuning.trial import Plan
 from tests.training import small_config
 
@@ -153,3 +153,18 @@ def test_bad_arguments_are_refused_before_anything_is_read(bad: dict[str, Any], 
     with pytest.raises(ConfigError, match="learning_rate"):
         tune(nobody, "nowhere", out=str(tmp_path / "out"), track=False, **bad)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "at_once"),
+    [(0, 1.0, 0.0, 8), (0, 0.5, 0.0, 16), (0, 0.5, 0.25, 8), (0, 2.0, 1.0, 2), (2, 1.0, 0.0, 4), (2, 1.0, 1.0, 1)],
+)
+def test_trials_are_packed_by_fractions_of_cores_and_gpus(
+    workers: int, cpus: float, gpus: float, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    assert _at_once(workers, cpus, gpus) == at_once
+    with pytest.raises(ConfigError, match="Ask for less: --gpus"):
+        _at_once(0, 1.0, 2.5)
