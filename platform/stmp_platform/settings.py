@@ -54,6 +54,9 @@ class Settings(BaseModel):
         Patience with a tracking server, in seconds and in further attempts, for one request.
     flush_s : float
         How long the end of a training waits at most for its last metrics, report and model to be sent, in seconds.
+    cluster_wait_s : float or None
+        How long a training waits for a Ray cluster to get the CPUs and GPUs that it asks for, in seconds. None: not at
+        all for a single machine, else a minute.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -68,6 +71,7 @@ class Settings(BaseModel):
     http_timeout_s: int = Field(default=10, ge=1)
     http_retries: int = Field(default=1, ge=0, le=5)
     flush_s: float = Field(default=60.0, ge=0)
+    cluster_wait_s: float | None = Field(default=None, ge=0)
 
     @classmethod
     def from_env(
@@ -81,7 +85,7 @@ class Settings(BaseModel):
 
         Reads ``STMP_HOME``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_REGISTRY_URI``, ``MLFLOW_EXPERIMENT_NAME``,
         ``STMP_ARTIFACT_ROOT``, ``STMP_CACHE``, ``STMP_STORAGE_OPTIONS``, ``STMP_TRACKING_TIMEOUT_S``,
-        ``STMP_TRACKING_RETRIES`` and ``STMP_TRACKING_FLUSH_S``.
+        ``STMP_TRACKING_RETRIES``, ``STMP_TRACKING_FLUSH_S`` and ``STMP_CLUSTER_WAIT_S``.
 
         Raises
         ------
@@ -103,6 +107,7 @@ class Settings(BaseModel):
             "http_timeout_s": env.get("STMP_TRACKING_TIMEOUT_S"),
             "http_retries": env.get("STMP_TRACKING_RETRIES"),
             "flush_s": env.get("STMP_TRACKING_FLUSH_S"),
+            "cluster_wait_s": env.get("STMP_CLUSTER_WAIT_S"),
         }
         try:
             settings = cls(**{name: value for name, value in values.items() if value not in (None, "")})

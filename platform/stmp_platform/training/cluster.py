@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ logger = logging.getLogger("stmp.training")
 
 COLLECTIVE_TIMEOUT_S = 1800
 """How long a worker waits for the others: long enough for the slowest to load its regions."""
+
+PATIENCE_S = 60.0
+"""How long a cluster may take to get what a training asks for, unless STMP_CLUSTER_WAIT_S says otherwise."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -66,7 +70,7 @@ def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_f
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING)
     _check_folders(job, settings)
-    resources = _resources(workers, gpu)
+    resources = _resources(workers, gpu, settings.cluster_wait_s)
     threads = os.environ.get("OMP_NUM_THREADS")
     values = {
         "job": job.to_json(),
@@ -148,31 +152,63 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _resources(workers: int, gpu: bool) -> dict[str, float]:
-    """CPUs and GPUs of each worker.
+def _resources(workers: int, gpu: bool, wait_s: float | None) -> dict[str, float]:
+    """CPUs and GPUs of each worker, once the cluster has them.
+
+    Parameters
+    ----------
+    wait_s : float, optional
+        How long a cluster may take to get what it has not. By default a single machine, to which nothing can be added,
+        is not waited for, and a cluster for a minute.
 
     Raises
     ------
     ConfigError
-        If this is one machine, to which nothing can be added, and it has fewer GPUs than workers.
+        If there are too few GPUs, or on a cluster CPUs.
     """
     import ray
 
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    single = len(_nodes()) == 1
-    if gpu and gpus < workers:
-        if single:
+    single = len(_nodes()) == 1 and wait_s is None
+    if single:
+        total = ray.cluster_resources()
+        if gpu and total.get("GPU", 0.0) < workers:
             raise ConfigError(
-                f"--gpu with {workers} workers asks for {workers} GPUs, and Ray sees {gpus:g}. Use fewer workers, "
-                "leave --gpu out, or train on a cluster."
+                f"--gpu with {workers} workers asks for {workers} GPUs, and Ray sees {total.get('GPU', 0.0):g}. Use "
+                "fewer workers, leave --gpu out, or train on a cluster."
             )
-        logger.warning("Waiting for %d GPUs; the cluster has %g now.", workers, gpus)
-    # Workers may share cores on one machine; a cluster may still grow to what is asked.
-    share = min(1.0, int(100 * cpus / workers) / 100) if single else 1.0
-    if not single and cpus < workers:
-        logger.warning("Waiting for %d CPUs; the cluster has %g now.", workers, cpus)
-    return {"CPU": max(share, 0.01), **({"GPU": 1.0} if gpu else {})}
+        # Workers may share cores on one machine.
+        share = min(1.0, int(100 * total.get("CPU", 0.0) / workers) / 100)
+        return {"CPU": max(share, 0.01), **({"GPU": 1.0} if gpu else {})}
+    each = {"CPU": 1.0, **({"GPU": 1.0} if gpu else {})}
+    _wait_for(workers, each, PATIENCE_S if wait_s is None else wait_s)
+    return each
+
+
+def _wait_for(workers: int, each: dict[str, float], wait_s: float) -> None:
+    """Have the autoscaler, where there is one, bring what is asked for, and wait until it is there."""
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    def missing() -> list[str]:
+        have = ray.cluster_resources()
+        return [f"{workers * n:g} {kind}s (it has {have.get(kind, 0.0):g})" for kind, n in each.items()
+                if have.get(kind, 0.0) < workers * n]  # fmt: skip
+
+    if not missing():
+        return
+    request_resources(bundles=[dict(each)] * workers)
+    try:
+        logger.warning("Waiting up to %.0f s until the cluster has %s.", wait_s, " and ".join(missing()))
+        deadline = time.monotonic() + wait_s
+        while missing():
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{workers} workers need {' and '.join(missing())}, and {wait_s:.0f} s later the cluster has no "
+                    "more. Use fewer workers, or set STMP_CLUSTER_WAIT_S to the seconds that starting machines takes."
+                )
+            time.sleep(1.0)
+    finally:
+        request_resources(bundles=[])
 
 
 def _nodes() -> list[dict[str, Any]]:
