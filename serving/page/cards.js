@@ -67,10 +67,10 @@ export function shortfall({ ahead, missing }, region, { horizon, periods }) {
   const until = plainDay(region.known_until);
   const remedy = ["To go further, add their planned values to the data, or set a ", h("code", "fill"), " in dataset.yaml."];
   return ahead
-    ? [`The forecast ends on ${until}, after ${count(ahead, periods)}: ${names} are not known beyond. `, ...remedy]
+    ? [`The forecast ends on ${until}, after ${count(ahead, periods)}: there are no values of ${names} beyond. `, ...remedy]
     : [
         h("strong", "No forecast: nothing is planned yet"),
-        h("p", `The last sales are of ${until}, and of the ${periods.many} after it ${names} are not known. `),
+        h("p", `The last sales are of ${until}, and there are no values of ${names} for the ${periods.many} after it.`),
         h("p", "Add their planned values to the data, or set a ", h("code", "fill"), " in dataset.yaml that holds where nothing is planned."),
       ];
 }

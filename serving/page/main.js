@@ -284,7 +284,7 @@ $("table-card").addEventListener("toggle", () => {
   if (!state.plan || !$("table-card").open) return;
   draw();
   const [head, first] = [$("table").querySelector("thead"), $("table").querySelector(".ahead")];
-  $("table").scrollTop = first.offsetTop - head.offsetHeight;
+  $("table").scrollTop = first ? first.offsetTop - head.offsetHeight : $("table").scrollHeight;
 });
 window.addEventListener("hashchange", () => regionInAddress() && show(regionInAddress()));
 
