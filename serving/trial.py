@@ -107,7 +107,7 @@ class Trial:
         return [everything[i] for i in range(len(requests))]
 
     def answers(self, request: ForecastRequest) -> bool:
-        """Whether all regions of a request are in the challenger's share, or it is asked for: an answer is of one model."""
+        """Whether the challenger is asked by name, or all regions are in its share: an answer is of one model."""
         if request.by is not None:
             return request.by == "challenger"
         if self.settings.share >= 1:

@@ -287,7 +287,10 @@ def attached(reference: str, file: str, settings: Settings | None = None) -> byt
     """
     settings = settings or Settings.from_env()
     name, version = _named(reference, settings)
-    with registry_client(settings, f"reading {file} of {reference}") as client, tempfile.TemporaryDirectory() as scratch:
+    with (
+        registry_client(settings, f"reading {file} of {reference}") as client,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         from mlflow.artifacts import download_artifacts
 
         location = client.get_model_version_download_uri(name, version).rstrip("/")

@@ -372,7 +372,9 @@ def test_the_model_and_its_gate_are_shown(visit: Callable[..., Visit], address: 
         expect(page.locator("#gate")).to_contain_text(text)
     page.get_by_text("The report, rule by rule").click()
     rows = page.locator("#gate table.rules tbody tr")
-    expect(rows).to_have_text(["overall.better_byholds3 % better", "slices.festivalbroken9 % worse", re.compile("too few")])
+    expect(rows).to_have_text(
+        ["overall.better_byholds3 % better", "slices.festivalbroken9 % worse", re.compile("too few")]
+    )
     assert Axe().run(page, "#gate").violations_count == 0
     expect(page.locator("#loading-model")).to_contain_text("city/3 could not be loaded: its weights are damaged.")
 
