@@ -24,13 +24,14 @@ from serving.app import make_app
 from serving.replica import Replica
 from serving.settings import Settings
 from serving.trial import TrialSettings
+from stmp_platform.registry import pin
 
 PICTURE = Path(__file__).resolve().parent / "images" / "page.png"
 CITY = ("regions=24", "years=3", "future_days=60")
 TRAINING = ("model.horizon=28", "model.hidden=32", "train.batch_regions=24")
 UNTIL, ORIGIN, TODAY = "2023-10-15", "2023-12-10", "2023-12-31"
-REGION = "R000006"
-WIDTH, HEIGHT = 1280, 1010
+REGION, DAY = "R000006", "23 Dec 2023"
+WIDTH, HEIGHT, MARGIN = 1280, 900, 18
 
 
 def make(folder: Path) -> None:
@@ -54,7 +55,14 @@ def photograph(url: str, to: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(f"{url}/#region={REGION}")
         page.locator("#chart path.other").wait_for(state="attached")
-        page.screenshot(path=to)
+        day = page.get_by_role("slider", name="Day")
+        while DAY not in (day.get_attribute("aria-valuetext") or ""):
+            day.press("ArrowRight")
+        day.blur()
+        last = page.locator("#trial-card").bounding_box()
+        assert last is not None
+        size = {"x": 0, "y": 0, "width": WIDTH, "height": round(last["y"] + last["height"]) + MARGIN}
+        page.screenshot(path=to, full_page=True, clip=size)
         browser.close()
 
 
@@ -65,7 +73,7 @@ def main(folder: Path) -> None:
     make(folder)
     observations = f"sqlite:///{folder / 'observations.db'}"
     settings = Settings.read({"data": str(folder / "data"), "until": ORIGIN, "observations": observations})
-    replica = Replica(settings, "picture").begin("models:/city@champion")
+    replica = Replica(settings, "picture").begin(pin("models:/city@champion"))
     replica.want_trial(TrialSettings(model="models:/city/2"))
     replica.trials.wait()
     server = uvicorn.Server(uvicorn.Config(make_app(replica), log_level="warning"))
