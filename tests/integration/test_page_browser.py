@@ -261,6 +261,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(
     visit: Callable[..., Visit], address: str, scheme: str, width: int
 ) -> None:
     page = visit(color_scheme=scheme, viewport={"width": width, "height": 844}).open(address)
+    page.get_by_label("History").select_option("28 days")
     page.get_by_text("The same as a table").click()
     page.get_by_role("slider", name="Promo").press("ArrowRight")
     expect(page.locator("#chart path.planned")).to_be_attached()
