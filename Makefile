@@ -15,7 +15,7 @@ CONSTRAINTS := platform/deploy/constraints.txt
 CODE := stmp platform jobs serving tests benchmarks docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pandas3 lint format docs pin picture clean
+.PHONY: help demo test pandas3 lint format docs pin picture screenshot clean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ pin: $(VENV)/bin/python  ## resolve all dependencies anew and write platform/dep
 
 picture: demo  ## the README's picture, from the demo's report
 	cp $(OUT)/run/report/forecasts.png docs/images/forecast.png
+
+screenshot: $(VENV)/.dev  ## the picture of the planner's page, from a made-up city (5 minutes; needs Chromium)
+	$(BIN)/python docs/page_picture.py build/page
 
 clean:  ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) build dist $(OUT) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,7 +23,7 @@ TYPES = {
     404: ("not-found", "There is no such thing"),
     405: ("method-not-allowed", "This address does not take that method"),
     406: ("not-acceptable", "There is no such format"),
-    409: ("conflict", "Other values are there"),
+    409: ("conflict", "This does not go with what is there"),
     413: ("too-large", "The request asks for too much at once"),
     415: ("unsupported-media-type", "The body must be JSON"),
     422: ("invalid", "The request cannot be used"),

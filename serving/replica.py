@@ -15,7 +15,7 @@ from serving.observations import Observations, StoreError
 from serving.rollout import Rollout
 from serving.schema import ForecastRequest
 from serving.settings import Settings
-from serving.trial import Trial, TrialSettings
+from serving.trial import Trial, TrialSettings, no_challenger
 
 logger = logging.getLogger("serving")
 Result = TypeVar("Result")
@@ -137,12 +137,13 @@ class Replica:
     def _forecast(self, requests: Sequence[ForecastRequest]) -> list[Forecasts | Exception]:
         trial = self.trial
         if trial is None or trial.model is None or not requests:
-            return forecast(requests, self.model, self.settings)
+            found = forecast(requests, self.model, self.settings)
+            return [no_challenger() if a.by == "challenger" else f for a, f in zip(requests, found, strict=True)]
         found = trial.forecast(requests, self.model, self.settings)
         self.batches += 1
         if not self.batcher.waiting or self.batches % SPARSE == 0:
             # Behind this batch's answers, in the same thread.
-            self.batcher.thread.submit(self._compare, trial, requests)
+            self.batcher.thread.submit(self._compare, trial, [request for request in requests if request.by is None])
         return found
 
     def _compare(self, trial: Trial, requests: Sequence[ForecastRequest]) -> None:

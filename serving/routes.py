@@ -25,6 +25,7 @@ from serving.schema import (
     FestivalsAnswer,
     ForecastAnswer,
     ForecastRequest,
+    GateAnswer,
     Health,
     ModelAnswer,
     ObservationsAnswer,
@@ -125,6 +126,13 @@ async def model(replica: Served) -> Response:
     card, trial = await replica.ask(lambda model: (views.show_model(model), replica.trial_card()))
     state = {"wanted": replica.wanted, "error": replica.rollout.error, "replica": replica.name, "trial": trial}
     return _json(card | state)
+
+
+@router.get("/v1/model/gate", dependencies=[READ], responses={200: {"model": GateAnswer}}, tags=["model"])
+async def gate(replica: Served) -> Response:
+    """Show the report of the gate on the version that answers: every rule, and what was found."""
+    version, tags = await replica.ask(lambda model: (model.version, model.tags))
+    return _json(await asyncio.to_thread(views.show_gate, version, tags))
 
 
 @router.get("/v1/festivals", dependencies=[READ], responses={200: {"model": FestivalsAnswer}}, tags=["data"])

@@ -80,6 +80,9 @@ class ForecastRequest(_Asked):
     )
     known: list[KnownDay] = Field([], max_length=100_000, description="Comes in place of what the data says.")
     what_if: list[Change] = Field([], max_length=1000, description="Changes to the covariates, applied in order.")
+    by: Literal["champion", "challenger"] | None = Field(
+        None, description="Which model, while another one is on trial; by default the one that the regions fall to."
+    )
 
     @model_validator(mode="after")
     def _one_span(self) -> ForecastRequest:
@@ -264,6 +267,27 @@ class ModelAnswer(_Answer):
     tags: dict[str, str] = Field({}, description="Of the registered version, results of its gate among them.")
 
 
+class GateCheck(_Answer):
+    """One rule of the gate."""
+
+    rule: str
+    passed: bool | None = Field(description="Null where there was too little to tell, and no more was asked for.")
+    text: str = Field(description="What was found, in words.")
+
+
+class GateAnswer(_Answer):
+    """The report of the gate on the version that answers."""
+
+    model_version: str
+    passed: bool
+    against: str = Field(description="The champion of that time, or what stood in for one.")
+    at: str
+    by: str
+    origins: list[Day] = Field(description="Last known days of the windows that were forecast.")
+    horizon: int = Field(description="Periods in each of them.")
+    checks: list[GateCheck]
+
+
 class Festival(_Answer):
     """One date of a festival, and the days around it that count as one."""
 
@@ -319,7 +343,7 @@ PROBLEM: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": _SCHEMA}
     for code, text in {
         400: "The body cannot be read", 401: "No token, or an unknown one", 403: "The token lacks the scope",
-        404: "There is no such region", 406: "There is no such format", 409: "Other values are there",
+        404: "There is no such region", 406: "There is no such format", 409: "It does not go with what is there",
         413: "Too much at once", 422: "A field cannot be used", 429: "Too many requests", 503: "Busy; try again",
     }.items()
 }  # fmt: skip

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.forecasts import Forecasts, forecast
 from serving.model import ServedModel
+from serving.problems import ApiError, invalid
 from serving.schema import ForecastRequest
 from serving.settings import Settings
 from stmp.errors import CheckpointError
@@ -98,13 +99,17 @@ class Trial:
         answered = {i: found for i, found in tried.items() if isinstance(found, Forecasts)}
         rest = [i for i in range(len(requests)) if i not in answered]
         by_champion = dict(zip(rest, forecast([requests[i] for i in rest], champion, settings), strict=True))
-        self.tally.answered += len(answered)
+        self.tally.answered += sum(requests[i].by is None for i in answered)
         self._blame((found, by_champion[i]) for i, found in tried.items() if i not in answered)
-        everything = answered | by_champion
+        # Who asks for the challenger by name is told that it failed.
+        named = {i: found for i, found in tried.items() if requests[i].by is not None}
+        everything = answered | by_champion | named
         return [everything[i] for i in range(len(requests))]
 
     def answers(self, request: ForecastRequest) -> bool:
-        """Whether all regions of a request are in the challenger's share: an answer is of one model."""
+        """Whether the challenger is asked by name, or all regions are in its share: an answer is of one model."""
+        if request.by is not None:
+            return request.by == "challenger"
         if self.settings.share >= 1:
             return True
         if request.regions == "all":
@@ -181,6 +186,11 @@ class Trial:
                 f"it takes {slowdown:.1f} times as long as the champion, more than the {limits.max_slowdown:g} that "
                 f"are allowed ({tally.compared} requests)"
             )
+
+
+def no_challenger() -> ApiError:
+    """The answer to a request for a challenger where there is none."""
+    return invalid("body.by", "no challenger is on trial", "Leave `by` out; GET /v1/model shows a trial.", status=409)
 
 
 def _alike(request: ForecastRequest, champion: ServedModel) -> ForecastRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 
 from serving.model import ServedModel
-from serving.problems import invalid
+from serving.problems import ApiError, invalid
 from stmp.data.calendar import Calendar
+from stmp.errors import StmpError
+from stmp_platform.gate.promotion import GATE_TAG, report_of
 
 RECENT = 28
 """Periods that the mean sales of a region are taken over."""
@@ -79,6 +82,32 @@ def show_model(model: ServedModel) -> dict[str, Any]:
         "fingerprint": forecaster.fingerprint,
         "validation": dict(forecaster.provenance.validation),
         "tags": dict(model.tags),
+    }
+
+
+def show_gate(version: str, tags: Mapping[str, str]) -> dict[str, Any]:
+    """The report of the gate on a version, read from the registry.
+
+    Raises
+    ------
+    ApiError
+        404 where the version was not held against a champion, 503 where the registry does not give the report.
+    """
+    if GATE_TAG not in tags:
+        raise ApiError(404, f"{version} was not held against a champion, or its registry was not at hand.")
+    try:
+        found = report_of(f"models:/{version}", tags[GATE_TAG])
+    except StmpError as error:
+        raise ApiError(503, str(error)) from error
+    champion = found["champion"]
+    return {
+        "model_version": version,
+        "passed": found["passed"],
+        "against": champion["version"] if champion else found["opponent"],
+        "at": found["at"],
+        "by": found["by"],
+        **found["windows"],
+        "checks": [{key: check[key] for key in ("rule", "passed", "text")} for check in found["checks"]],
     }
 
 

@@ -270,6 +270,34 @@ def attach(version: Version, folder: Path, place: str, settings: Settings | None
         get_artifact_repository(location, tracking_uri=tracking).log_artifacts(str(folder), place)
 
 
+def attached(reference: str, file: str, settings: Settings | None = None) -> bytes:
+    """Read a file that `attach` has put beside those of a version.
+
+    Parameters
+    ----------
+    reference : str
+        ``models:/name/version`` or ``models:/name@alias``.
+    file : str
+        Path among the artifacts, such as ``gate/2025-01-31/gate.json``.
+
+    Raises
+    ------
+    RegistryError
+        If the registry or the store of artifacts does not answer, or there is no such file.
+    """
+    settings = settings or Settings.from_env()
+    name, version = _named(reference, settings)
+    with (
+        registry_client(settings, f"reading {file} of {reference}") as client,
+        tempfile.TemporaryDirectory() as scratch,
+    ):
+        from mlflow.artifacts import download_artifacts
+
+        location = client.get_model_version_download_uri(name, version).rstrip("/")
+        tracking = settings.tracking_uri.get_secret_value()
+        return Path(download_artifacts(f"{location}/{file}", dst_path=scratch, tracking_uri=tracking)).read_bytes()
+
+
 def set_alias(name: str, alias: str, version: str | int, settings: Settings | None = None) -> None:
     """Point an alias at a version, in place of the one it pointed at.
 

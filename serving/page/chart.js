@@ -1,7 +1,7 @@
 // The picture: history, the forecast's fan, festivals and day types, as one SVG of the size that it is shown at.
 
 import { s } from "./dom.js";
-import { festivals, ranges } from "./timeline.js";
+import { festivals, hasForecast, ranges } from "./timeline.js";
 import { asDate, day, month, number, title, year } from "./words.js";
 
 const TOP = 42; // two rows of festivals' names
@@ -38,7 +38,7 @@ export class Chart {
         this.festivals(),
         this.axes(),
         this.types(),
-        this.border(),
+        hasForecast(this.line) && this.border(),
         this.fan(),
         this.lines(),
         this.cursor,
@@ -48,8 +48,8 @@ export class Chart {
   }
 
   scale() {
-    const { sold, planned, expected, quantiles, dates } = this.line;
-    const values = [sold, planned ?? [], expected, quantiles.at(-1)?.values ?? []]
+    const { sold, planned, other, expected, quantiles, dates } = this.line;
+    const values = [sold, planned ?? [], other?.values ?? [], expected, quantiles.at(-1)?.values ?? []]
       .flat()
       .filter((value) => value !== null);
     const step = roundStep((Math.max(...values) || 1) / (this.height < 300 ? 4 : 5));
@@ -151,7 +151,7 @@ export class Chart {
   }
 
   lines() {
-    const { sold, expected, planned, origin } = this.line;
+    const { sold, expected, planned, other, origin } = this.line;
     // Dots where there is room for them, and where a line would have no length.
     const alone = (index) => (sold[index - 1] ?? null) === null && (sold[index + 1] ?? null) === null;
     const dots = sold.flatMap((value, index) => (value !== null && (this.pitch >= 5 || alone(index)) ? [index] : []));
@@ -160,6 +160,7 @@ export class Chart {
       s("path.sold", { d: this.path(sold) }),
       dots.map((index) => s("circle.sold-day", { cx: this.x(index), cy: this.y(sold[index]), r: 1.8 })),
       planned && s("path.planned", { d: this.path(planned) }),
+      other && s("path.other", { d: this.path(other.values) }),
       s("path", { class: planned ? "expected changed" : "expected", d: this.path(expected) }),
       expected.length === origin + 2 &&
         s("circle.expected-day", { cx: this.x(origin + 1), cy: this.y(expected[origin + 1]), r: 3 }),
@@ -188,9 +189,10 @@ export class Chart {
   /** Mark a day, and what was sold or is expected on it. */
   mark(index) {
     this.at = Math.min(Math.max(index, 0), this.line.dates.length - 1);
-    const { sold, expected, planned } = this.line;
+    const { sold, expected, planned, other } = this.line;
     const dots = [
       [sold, "sold-day"],
+      [other?.values, "other-day"],
       [planned, "planned-day"],
       [expected, planned ? "expected-day changed" : "expected-day"],
     ];

@@ -1,22 +1,23 @@
 // The page: what was asked for, and what follows from it.
 
 import { get, post, token } from "./api.js";
-import { dayFacts, festivalList, legend, outcome, readout, tiles } from "./cards.js";
+import { dayFacts, festivalList, legend, outcome, readout, shortfall, tiles } from "./cards.js";
 import { Chart } from "./chart.js";
 import { $, options } from "./dom.js";
-import { gateCard, modelCard } from "./model.js";
+import { gateCard, modelCard, trialCard } from "./model.js";
 import { Picker } from "./picker.js";
 import { Problem, problemNotice } from "./problem.js";
 import { table } from "./table.js";
-import { festivalsAhead, tail, timeline } from "./timeline.js";
+import { festivalsAhead, hasForecast, noForecast, plannedAhead, tail, timeline } from "./timeline.js";
 import { WhatIf } from "./whatif.js";
 import { count, periods, title } from "./words.js";
 
 const NARROW = window.matchMedia("(max-width: 700px)");
 const PAUSE_MS = 120;
 
-/** Answers of the API; changed is the forecast under the what-ifs, which are changes. */
-const state = { model: null, region: null, plan: null, changed: null, changes: [] };
+/** Answers of the API; changed is the forecast under the what-ifs, which are changes, and other that of the model that
+ * is not in charge of the region while two are on trial, as {name, forecast}. */
+const state = { model: null, region: null, plan: null, changed: null, other: null, changes: [] };
 
 const chart = new Chart($("chart"), point);
 const whatIf = new WhatIf($("what-if-controls"), $("reset"), later(askWhatIf));
@@ -53,9 +54,16 @@ const askChanged = newest(async (signal) => {
 
 async function askPlan(signal) {
   $("answer").setAttribute("aria-busy", "true");
-  state.plan = await forecast([], signal);
-  if (state.plan.model_version !== state.model.model_version) await loadModel(signal);
-  const line = timeline(state.region, state.plan.forecasts[0]);
+  try {
+    state.plan = plannedAhead(state.region).ahead ? await forecast([], signal) : nothing();
+  } catch (error) {
+    if (!state.plan && !signal.aborted) drawHistory();
+    throw error;
+  }
+  const { model, plan } = state;
+  const known = [model.model_version, model.trial?.model_version].includes(plan.model_version);
+  if (model.trial || !known) await loadModel(signal);
+  const line = timeline(state.region, plan.forecasts[0]);
   $("answer").hidden = false;
   whatIf.show(line, festivalsAhead(line));
   await forecastChanged(signal);
@@ -63,21 +71,53 @@ async function askPlan(signal) {
 }
 
 async function forecastChanged(signal) {
-  const changes = whatIf.changes();
-  const changed = changes.length ? await forecast(changes, signal) : null;
-  Object.assign(state, { changed, changes });
+  const changes = hasForecast(timeline(state.region, state.plan.forecasts[0])) ? whatIf.changes() : [];
+  const [changed, other] = await Promise.all([
+    changes.length ? forecast(changes, signal) : null,
+    forecastOther(changes, signal),
+  ]);
+  Object.assign(state, { changed, other, changes });
   const same = ({ model_version, sequence }) =>
     model_version === state.plan.model_version && sequence === state.plan.sequence;
   if (changed && !same(changed)) show(state.region.id); // a new model or new sales came in between
 }
 
-function forecast(changes, signal) {
+/** The forecast of the model that is not in charge of the region, while one is on trial. */
+async function forecastOther(changes, signal) {
+  const { model, plan } = state;
+  if (!model.trial?.loaded || !plan.forecasts[0].dates.length) return null;
+  const tried = plan.model_version === model.trial.model_version;
+  const [by, name] = tried
+    ? ["champion", `By ${model.model_version}, the champion`]
+    : ["challenger", `By ${model.trial.model_version}, on trial`];
+  try {
+    return { name, forecast: (await forecast(changes, signal, by)).forecasts[0] };
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    await loadModel(signal); // which tells why the trial has ended
+    return null;
+  }
+}
+
+function forecast(changes, signal, by) {
   const body = { regions: [state.region.id], series: [$("series").value], horizon: Number($("ahead").value) };
-  return post("v1/forecasts", changes.length ? { ...body, what_if: changes } : body, signal);
+  return post("v1/forecasts", { ...body, ...(changes.length && { what_if: changes }), ...(by && { by }) }, signal);
+}
+
+/** In place of a forecast where there can be none. */
+function nothing() {
+  const { model, region } = state;
+  return { model_version: model.model_version, forecasts: [noForecast(region, $("series").value)] };
+}
+
+function drawHistory() {
+  Object.assign(state, { plan: nothing(), changed: null, other: null, changes: [] });
+  $("answer").hidden = false;
+  draw();
 }
 
 function askWhatIf() {
-  if (state.plan) askChanged();
+  if (state.plan?.forecasts[0].dates.length) askChanged();
 }
 
 async function loadModel(signal) {
@@ -91,14 +131,20 @@ async function loadModel(signal) {
   $("loading-model").textContent = model.error
     ? `${model.wanted} could not be loaded: ${model.error} These are forecasts of ${model.model_version}.`
     : `${model.wanted} is being loaded; until then these are forecasts of ${model.model_version}.`;
-  $("model").replaceChildren(...modelCard(state.model));
-  $("gate").replaceChildren(...gateCard(state.model));
-  const { shown } = state.model.periods;
+  $("trial-card").hidden = !model.trial;
+  if (model.trial) $("trial").replaceChildren(...trialCard(model));
+  const shown = JSON.stringify({ ...model, replica: null, trial: null });
+  if (shown !== $("model").dataset.shown) {
+    $("model").dataset.shown = shown;
+    $("model").replaceChildren(...modelCard(state.model));
+    $("gate").replaceChildren(...gateCard(state.model, () => get("v1/model/gate")));
+  }
+  const spans = state.model.periods.shown;
   options(
     $("shown"),
-    shown.map((n) => [n, count(n, state.model.periods)]),
+    spans.map((n) => [n, count(n, state.model.periods)]),
     $("shown").value,
-    shown[NARROW.matches ? 0 : 1],
+    spans[NARROW.matches ? 0 : 1],
   );
   options(
     $("series"),
@@ -111,27 +157,33 @@ async function loadModel(signal) {
 
 /** Offer the horizons that can be forecast for a region without being told more of its future. */
 function offer(region) {
-  const known = region.dates.filter((date) => date > region.data_date && date <= region.known_until).length;
-  const most = Math.max(1, known);
+  const planned = plannedAhead(region);
+  const most = planned.ahead;
   const choices = [...state.model.periods.ahead.filter((n) => n < most), most];
-  const chosen = $("ahead").dataset.chosen;
   options(
     $("ahead"),
-    choices.map((n) => [n, count(n, state.model.periods)]),
-    chosen,
+    choices.map((n) => [n, n ? count(n, state.model.periods) : "none"]),
+    $("ahead").dataset.chosen,
     most,
   );
+  $("ahead").disabled = !planned.ahead;
+  $("shortfall").replaceChildren(...shortfall(planned, region, state.model));
+  $("shortfall").hidden = !$("shortfall").hasChildNodes();
 }
 
 function draw() {
   fail(null);
-  const { region, plan, changed, changes, model } = state;
-  const whole = timeline(region, plan.forecasts[0], changed?.forecasts[0], changes);
+  const { region, plan, changed, changes, other, model } = state;
+  const whole = timeline(region, plan.forecasts[0], changed?.forecasts[0], changes, other);
   const line = tail(whole, Number($("shown").value));
   const ahead = festivalsAhead(whole);
   $("title").textContent = model.series.length > 1 ? `${region.id}, ${title(plan.forecasts[0].series)}` : region.id;
+  $("unit").textContent = `${title(plan.forecasts[0].series)} a ${model.periods.one}`;
   $("cold").hidden = !plan.forecasts[0].cold;
-  $("tiles").replaceChildren(...tiles(whole, model.periods));
+  $("by").hidden = plan.model_version !== model.trial?.model_version;
+  $("by").textContent = `forecast by ${plan.model_version}, on trial`;
+  $("aside").hidden = $("tiles").hidden = !hasForecast(whole);
+  $("tiles").replaceChildren(...(hasForecast(whole) ? tiles(whole, model.periods) : []));
   $("legend").replaceChildren(...legend(line, model.day_types));
   $("festivals").replaceChildren(
     ...festivalList(whole, ahead, model.periods, whatIf.sliders.length ? (from, to) => whatIf.on(from, to) : null),
@@ -232,7 +284,7 @@ $("table-card").addEventListener("toggle", () => {
   if (!state.plan || !$("table-card").open) return;
   draw();
   const [head, first] = [$("table").querySelector("thead"), $("table").querySelector(".ahead")];
-  $("table").scrollTop = first.offsetTop - head.offsetHeight;
+  $("table").scrollTop = first ? first.offsetTop - head.offsetHeight : $("table").scrollHeight;
 });
 window.addEventListener("hashchange", () => regionInAddress() && show(regionInAddress()));
 

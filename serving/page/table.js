@@ -9,6 +9,7 @@ export function table(line) {
     ["Sold", line.sold],
     ["Expected", line.expected],
     ...(line.planned ? [["As planned", line.planned]] : []),
+    ...(line.other ? [[line.other.name, line.other.values]] : []),
     ...line.quantiles.map(({ level, values }) => [`${Math.round(level * 1000) / 10} %`, values]),
     ...Object.entries(line.known).map(([name, values]) => [title(name.replace("@", ", ")), values]),
   ];

@@ -11,13 +11,14 @@ export const FESTIVAL = "festival";
  * @param plan one forecast of POST /v1/forecasts, with the future as it is known
  * @param changed the same under the what-ifs, or null
  * @param changes the what-ifs
+ * @param other {name, forecast} of another model under the same what-ifs, or null
  * @returns dates, dayTypes, events, closed, known by name; sold and expected with null where there is none; planned,
- *   the expectation without the what-ifs, or null; quantiles by rising level; origin, the index of the last day whose
- *   sales were used.
+ *   the expectation without the what-ifs, or null; other {name, values} or null; quantiles by rising level; origin, the
+ *   index of the last day whose sales were used.
  */
-export function timeline(region, plan, changed = null, changes = []) {
+export function timeline(region, plan, changed = null, changes = [], other = null) {
   const forecast = changed ?? plan;
-  const length = region.dates.indexOf(forecast.dates.at(-1)) + 1;
+  const length = region.dates.indexOf(forecast.dates.at(-1) ?? forecast.data_date) + 1;
   const dates = region.dates.slice(0, length);
   const history = region.history.find(({ series }) => series === forecast.series);
   const spread = (of) => {
@@ -45,9 +46,23 @@ export function timeline(region, plan, changed = null, changes = []) {
     sold: dates.map((_, index) => history.sales[index] ?? null),
     expected: over(forecast.mean),
     planned: changed ? spread(plan)(plan.mean) : null,
+    other: other && { name: other.name, values: spread(other.forecast)(other.forecast.mean) },
     quantiles: levels.map((level) => ({ level, values: over(forecast.quantiles[level]) })),
     origin: region.dates.indexOf(forecast.data_date),
   };
+}
+
+/** A forecast of no days, for a region whose history alone can be shown. */
+export const noForecast = ({ data_date }, series) => ({ series, data_date, dates: [], mean: [], quantiles: {} });
+
+export const hasForecast = (line) => line.origin + 1 < line.dates.length;
+
+/** How many periods of a region can be forecast without more of its future, and what is missing for the next one. */
+export function plannedAhead({ dates, data_date, known_until, known }) {
+  const ahead = dates.filter((date) => date > data_date && date <= known_until).length;
+  const next = dates.findIndex((date) => date > known_until);
+  const missing = Object.keys(known).filter((name) => next >= 0 && known[name][next] === null);
+  return { ahead, missing };
 }
 
 /** Pairs of quantiles from the outermost to the innermost: {low, high} levels and {lower, upper} values. */
@@ -72,6 +87,7 @@ export function tail(line, history) {
     sold: cut(line.sold),
     expected: cut(line.expected),
     planned: cut(line.planned),
+    other: line.other && { ...line.other, values: cut(line.other.values) },
     quantiles: line.quantiles.map(({ level, values }) => ({ level, values: cut(values) })),
     origin: line.origin - begin,
   };
@@ -137,5 +153,6 @@ export function figures(line) {
     best,
     sold: complete ? sum(sold) : null,
     planned: line.planned ? sum(line.planned.slice(first)) : null,
+    other: line.other ? sum(line.other.values.slice(first)) : null,
   };
 }

@@ -27,6 +27,12 @@ export const weekday = dated({ weekday: "short" });
 export const fullDay = dated({ weekday: "short", day: "numeric", month: "short", year: "numeric" });
 export const plainDay = dated({ day: "numeric", month: "short", year: "numeric" });
 
+/** A moment with its time zone, such as 2026-01-02T15:04:05+00:00. */
+export const moment = (text) => {
+  const [date, time] = text.split("T");
+  return time ? `${plainDay(date)}, ${time.slice(0, 5)} ${time.endsWith("+00:00") ? "UTC" : time.slice(8)}` : plainDay(date);
+};
+
 const range = new Intl.DateTimeFormat(LOCALE, { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" });
 /** Days from one to another, with what both share written once. */
 export const days = (first, last) => range.formatRange(asDate(first), asDate(last));

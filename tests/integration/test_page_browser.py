@@ -20,8 +20,8 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from serving.app import make_app
 from serving.replica import Replica
-from serving.settings import Settings
-from tests.serving import HORIZON, settings
+from serving.trial import TrialSettings
+from tests.serving import HORIZON, make_model, settings
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -36,10 +36,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not here: 
 
 
 @contextmanager
-def at_an_address(model: Path, given: Settings) -> Iterator[str]:
+def at_an_address(replica: Replica) -> Iterator[str]:
     """Serve the application in a thread, and give its address."""
-    app = make_app(Replica(given, "test").begin(str(model)))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(make_app(replica), log_level="warning"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -52,8 +51,27 @@ def at_an_address(model: Path, given: Settings) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def address(shop: str, first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield where the application is, which asks for no token."""
-    with at_an_address(first_model, settings(shop, tmp_path_factory.mktemp("page"))) as url:
+    replica = Replica(settings(shop, tmp_path_factory.mktemp("page")), "test")
+    with at_an_address(replica.begin(str(first_model))) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def tried(shop: str, first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Replica]]:
+    """Yield an application in which a challenger answers for some of the regions, and its replica.
+
+    Nothing is planned for the first region, and the promotions of the second one for four days only.
+    """
+    replica = Replica(settings(shop, tmp_path_factory.mktemp("tried")), "test")
+    known, origin = replica.data.panel.known, int(replica.data.origin[0])
+    known[0, origin + 1 :] = float("nan")
+    known[1, origin + 5 :, replica.data.panel.known_names.index("promo")] = float("nan")
+    replica.begin(str(first_model))
+    challenger = make_model(shop, tmp_path_factory.mktemp("models") / "challenger", seed=7)
+    replica.want_trial(TrialSettings(model=str(challenger), share=0.4, max_difference=99.0, max_slowdown=99.0))
+    replica.trials.wait(60)
+    with at_an_address(replica) as url:
+        yield url, replica
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +124,17 @@ def forecast(address: str, **asked: Any) -> dict[str, Any]:
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()["forecasts"][0]
     return found
+
+
+def forecast_by(address: str, region: str, **asked: Any) -> tuple[str, list[float]]:
+    """Which model answers for a region, and its means."""
+    answer = httpx.post(f"{address}v1/forecasts", json={"regions": [region]} | asked).json()
+    return answer["model_version"], answer["forecasts"][0]["mean"]
+
+
+def written(value: float) -> str:
+    """A number as the page writes it."""
+    return whole(value) if value >= 100 else f"{value:.3g}"
 
 
 def drawn(page: Page, path: str = "#chart path.expected") -> str:
@@ -232,6 +261,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(
     visit: Callable[..., Visit], address: str, scheme: str, width: int
 ) -> None:
     page = visit(color_scheme=scheme, viewport={"width": width, "height": 844}).open(address)
+    page.get_by_label("History").select_option("28 days")
     page.get_by_text("The same as a table").click()
     page.get_by_role("slider", name="Promo").press("ArrowRight")
     expect(page.locator("#chart path.planned")).to_be_attached()
@@ -248,7 +278,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab(
     visit: Callable[..., Visit], shop: str, first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STMP_SERVE_TOKENS", json.dumps({"planner": {"token": TOKEN, "scopes": ["read"]}}))
-    with at_an_address(first_model, settings(shop, tmp_path)) as url:
+    with at_an_address(Replica(settings(shop, tmp_path), "test").begin(str(first_model))) as url:
         going = visit()
         page = going.page
         page.goto(url)
@@ -309,24 +339,123 @@ def test_the_model_and_its_gate_are_shown(visit: Callable[..., Visit], address: 
     model = httpx.get(f"{address}v1/model").json()
     gate = {
         "passed": False,
-        "failed": ["festival.worse_by"],
-        "against": "models:/city/1",
-        "at": "2026-01-02",
+        "failed": ["slices.festival"],
+        "against": "1",
+        "at": "2026-01-02T15:04:05+00:00",
         "by": "ann",
+        "report": "gate/1/gate.html",
+    }
+    report = {
+        "origins": ["2025-12-01", "2025-12-15"],
+        "horizon": 14,
+        "checks": [
+            {"rule": "overall.better_by", "passed": True, "text": "3 % better"},
+            {"rule": "slices.festival", "passed": False, "text": "9 % worse"},
+            {"rule": "slices.cold", "passed": None, "text": "12 points"},
+        ],
     }
 
     def promoted(route: Route) -> None:
+        if route.request.url.endswith("/gate"):
+            route.fulfill(json=report)
+            return
         tags = {"stmp.gate": json.dumps(gate)}
-        route.fulfill(json=model | {"tags": tags, "wanted": "city/3", "error": "its weights are damaged."})
+        state = {"tags": tags, "model_version": "city/2", "wanted": "city/3", "error": "its weights are damaged."}
+        route.fulfill(json=model | state)
 
     page = visit().open(address)
     expect(page.locator("#model")).to_contain_text(model["fingerprint"])
     expect(page.locator("#gate")).to_contain_text("was not held against a champion")
-    page.route("**/v1/model", promoted)
+    page.route("**/v1/model*", promoted)
+    page.route("**/v1/model/gate", promoted)
     page.reload()
-    for text in ("Refused", "festival.worse_by", "models:/city/1", "2026-01-02", "ann"):
+    for text in ("Refused", "slices.festival", "city/1", "2 Jan 2026, 15:04 UTC", "ann"):
         expect(page.locator("#gate")).to_contain_text(text)
+    page.get_by_text("The report, rule by rule").click()
+    rows = page.locator("#gate table.rules tbody tr")
+    expect(rows).to_have_text(
+        ["overall.better_byholds3 % better", "slices.festivalbroken9 % worse", re.compile("too few")]
+    )
+    assert Axe().run(page, "#gate").violations_count == 0
     expect(page.locator("#loading-model")).to_contain_text("city/3 could not be loaded: its weights are damaged.")
+
+
+def test_only_what_is_planned_is_forecast(visit: Callable[..., Visit], tried: tuple[str, Replica]) -> None:
+    """Where covariates of coming days are missing, history is shown, and what to do."""
+    url, _ = tried
+    page = visit().open(f"{url}#region=R000001")
+    expect(page.locator("#shortfall")).to_contain_text("after 4 days: there are no values of Promo beyond.")
+    expect(page.locator("#ahead option")).to_have_text(["4 days"])
+    assert drawn(page).count("L") == 3
+    page.locator("#region").fill("R000000")
+    expect(page.locator(OPTION)).to_have_count(1)
+    page.locator("#region").press("Enter")
+    expect(page.locator("#shortfall")).to_contain_text("No forecast: nothing is planned yet")
+    expect(page.locator("#shortfall")).to_contain_text("there are no values of Promo, Price and Open for the days")
+    assert len(drawn(page, "#chart path.sold")) > 100
+    assert drawn(page) == ""
+    expect(page.get_by_role("heading", name="What if")).to_be_hidden()
+    expect(page.get_by_role("slider", name="Day")).to_have_attribute("aria-valuetext", re.compile("Sold: "))
+    page.get_by_text("The same as a table").click()
+    expect(page.locator("#table tr.ahead")).to_have_count(0)
+    found = Axe().run(page, "#forecast")
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_history_stays_where_a_forecast_fails(visit: Callable[..., Visit], address: str) -> None:
+    going = visit()
+    going.page.route("**/v1/forecasts", lambda route: route.abort())
+    going.page.goto(address)
+    expect(going.page.get_by_role("alert")).to_contain_text("The server does not answer")
+    expect(going.page.locator("#chart path.sold")).to_be_attached()
+    going.page.unroute("**/v1/forecasts")
+    going.page.get_by_role("button", name="Try again").click()
+    expect(going.page.locator("#tiles")).to_contain_text("Expected in all")
+    going.complaints = [text for text in going.complaints if not text.startswith("Failed to load resource")]
+
+
+def test_a_challenger_is_drawn_beside_the_champion(
+    visit: Callable[..., Visit], tried: tuple[str, Replica], first_model: Path
+) -> None:
+    url, replica = tried
+    assert replica.trial is not None
+    version, champion = replica.trial.version, str(first_model)
+    fallen = {f"R{r:06d}": forecast_by(url, f"R{r:06d}")[0] for r in range(2, 14)}
+    theirs = next(region for region, by in fallen.items() if by == version)
+    ours = next(region for region, by in fallen.items() if by == champion)
+
+    page = visit(viewport={"width": 390, "height": 844}).open(f"{url}#region={ours}")
+    expect(page.locator("#legend")).to_contain_text(f"By {version}, on trial")
+    _, other = forecast_by(url, ours, by="challenger")
+    assert drawn(page, "#chart path.other").count("L") == HORIZON - 1
+    expect(page.locator("#tiles")).to_contain_text(f"{whole(sum(other))} in all")
+    said = re.compile(rf"By {re.escape(version)}, on trial: {re.escape(written(other[0]))};")
+    expect(page.get_by_role("slider", name="Day")).to_have_attribute("aria-valuetext", said)
+    expect(page.locator("#by")).to_be_hidden()
+    expect(page.locator("#trial")).to_contain_text("On trial It answers for 40 % of the regions")
+    expect(page.locator("#trial")).to_contain_text(re.compile(r"Mean difference[\d.]+ %Time to answer[\d.]+ times"))
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+    # Under a what-if both are asked the same; in the challenger's share it is the champion that is drawn beside it.
+    line = drawn(page, "#chart path.other")
+    page.get_by_role("slider", name="Price").press("End")
+    expect(page.locator("#chart path.planned")).to_be_attached()
+    assert drawn(page, "#chart path.other") != line
+    page.get_by_role("button", name="All as planned").click()
+    page.locator("#region").fill(theirs)
+    expect(page.locator(OPTION)).to_have_count(1)
+    page.locator("#region").press("Enter")
+    expect(page.locator("#by")).to_have_text(f"forecast by {version}, on trial")
+    expect(page.locator("#legend")).to_contain_text(f"By {champion}, the champion")
+
+    # A trial that was stopped says why, and the champion answers.
+    replica.batcher.thread.submit(replica.trial.stop, "it takes too long").result()
+    page.reload()
+    expect(page.locator("#trial")).to_contain_text("Stopped it takes too long.")
+    expect(page.locator("#tiles")).to_contain_text("Expected in all")
+    expect(page.locator("#chart path.other")).to_have_count(0)
 
 
 TIMELINES = """async () => {
@@ -343,7 +472,7 @@ TIMELINES = """async () => {
     quantiles: { 0.9: [8, 9], 0.1: [1, 2], 0.5: [4, 5] },
   });
   const changes = [{ column: "price", to: 3, first: "2024-01-29", last: "2024-01-29" }];
-  const line = timeline(region, forecast(1), forecast(2), changes);
+  const line = timeline(region, forecast(1), forecast(2), changes, { name: "b", forecast: forecast(3) });
   return { line, tail: tail(line, 1), ranges: ranges(line), ahead: festivalsAhead(timeline(region, forecast(1))),
            figures: figures(line) };
 }"""
@@ -356,6 +485,7 @@ def test_timelines_join_history_and_forecast(visit: Callable[..., Visit], addres
     assert line["sold"] == [5, None, 7, None, None]
     assert line["expected"] == [None, None, None, 8, 12]
     assert line["planned"] == [None, None, None, 4, 6]
+    assert line["other"] == {"name": "b", "values": [None, None, None, 12, 18]}
     assert line["known"]["price"] == [1, 1, 1, 1, 3]
     assert [q["level"] for q in line["quantiles"]] == [0.1, 0.5, 0.9]
     assert found["tail"]["dates"] == ["2024-01-15", "2024-01-22", "2024-01-29"]
@@ -364,4 +494,5 @@ def test_timelines_join_history_and_forecast(visit: Callable[..., Visit], addres
     assert found["ahead"] == [
         {"name": "fair", "from": 4, "to": 4, "total": 6, "daily": 6, "ordinary": 4, "before": None}
     ]
-    assert found["figures"] == {"first": 3, "length": 2, "total": 20, "best": 4, "sold": None, "planned": 10}
+    sums = {"total": 20, "sold": None, "planned": 10, "other": 30}
+    assert found["figures"] == {"first": 3, "length": 2, "best": 4, **sums}

@@ -19,6 +19,7 @@ import pytest
 
 import stmp
 from jobs.cli import run
+from serving import views
 from stmp.errors import ConfigError, RegistryError
 from stmp_platform import registry
 from stmp_platform.dataset import read_panel
@@ -28,6 +29,8 @@ from stmp_platform.gate.rules import SliceRule
 from stmp_platform.registry import Version, registry_client
 from stmp_platform.settings import Settings
 from tests.servers import MlflowServer
+from tests.serving import served
+from tests.serving import settings as settings_of_a_replica
 from tests.training import small_config
 
 UNTIL, TODAY = "2022-04-30", date(2022, 7, 10)
@@ -171,9 +174,38 @@ def test_the_result_is_kept_with_the_version(
     content = json.loads((packaged / outcome["report"]).with_name("gate.json").read_text())
     assert (packaged / outcome["report"]).read_text().startswith("<!doctype html>")
     assert (content["by"], content["at"]) == (outcome["by"], outcome["at"])
+    assert promotion.report_of(newest.uri, newest.tags[GATE_TAG], home) == content
     (move,) = Champions(newest.name, settings=home).history()
     assert (move.kind, move.by, f"{move.report}/gate.html") == ("promotion", outcome["by"], outcome["report"])
     assert stmp.Forecaster.load(registry.resolve(newest.uri, home))  # the model is as it was
+
+
+def test_the_report_is_shown_by_what_serves_the_version(
+    stores: list[Version],
+    city: str,
+    home: Settings,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STMP_HOME", str(home.home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    raw = stores[0]
+    decided = promote(raw.uri, city, today=TODAY, rules=FAIR, settings=home)
+    with served(raw.uri, settings_of_a_replica(city, tmp_path)) as client:
+        shown = client.get("/v1/model/gate").json()
+        assert (shown["model_version"], shown["passed"], shown["against"]) == (f"{raw.name}/1", False, "seasonal naive")
+        assert shown["checks"] == [
+            {"rule": check.rule, "passed": check.passed, "text": check.text} for check in decided.checks
+        ]
+        monkeypatch.setattr(views, "report_of", unanswered)
+        assert client.get("/v1/model/gate").status_code == 503
+    with served(models["trained"], settings_of_a_replica(city, tmp_path)) as client:
+        assert client.get("/v1/model/gate").status_code == 404
+
+
+def unanswered(*_: Any) -> None:
+    raise RegistryError("The registry does not answer.")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from serving.app import make_app
 from serving.replica import Replica
 from serving.trial import TrialSettings
 from stmp.forecaster import Forecaster
-from tests.serving import REGIONS, make_model, settings
+from tests.serving import HORIZON, REGIONS, make_model, settings
 
 EVERY = [f"R{region:06d}" for region in range(REGIONS)]
 
@@ -197,6 +198,56 @@ def test_faults_of_a_request_are_not_the_challengers(replica: tuple[Replica, Tes
     assert client.post("/v1/forecasts", json={"regions": "all", "quantiles": [0.0001]}).status_code == 422
     found = card(client)
     assert (found["failed"], found["loaded"]) == (0, True)
+
+
+def test_either_model_can_be_asked_by_name(
+    replica: tuple[Replica, TestClient], first_model: Path, challenger: Path
+) -> None:
+    served, client = replica
+    before = ask(client, regions="all")
+    assert ask(client, regions="all", by="champion") == before
+    refused = client.post("/v1/forecasts", json={"regions": "all", "by": "challenger"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (409, "body.by")
+    begin(served, challenger, share=0.4)
+    mine = [region for region, version in versions(client).items() if version == str(challenger)]
+    counted = card(client)
+    theirs = ask(client, regions="all", by="challenger", what_if=[{"column": "price", "scale": 0.9}])
+    assert theirs["model_version"] == str(challenger)
+    assert ask(client, regions=mine, by="champion")["model_version"] == str(first_model)
+    assert ask(client, regions="all", by="champion") == before
+    other = Forecaster.load(challenger)
+    panel = served.model.data.panel
+    mean = other.predict(panel, panel.last_observed, HORIZON).mean
+    found = ask(client, regions=[EVERY[3]], by="challenger")["forecasts"][0]["mean"]
+    assert found == pytest.approx(mean[3, :, 0].tolist(), rel=1e-3)
+    assert card(client) == counted, "to look at a model is no evidence for or against it"
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("boom"), None])
+def test_a_challenger_asked_by_name_is_not_replaced_where_it_fails(
+    replica: tuple[Replica, TestClient], challenger: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    served, _ = replica
+    begin(served, challenger)
+    assert served.trial is not None
+    assert served.trial.model is not None
+    online = served.trial.model.online
+    well = online.predict
+
+    def fail(*given: Any) -> Any:
+        if fault is not None:
+            raise fault
+        decoded = well(*given)
+        return replace(decoded, mean=np.full_like(decoded.mean, np.nan))
+
+    monkeypatch.setattr(online, "predict", fail)
+    with TestClient(make_app(served), raise_server_exceptions=False) as client:
+        answer = client.post("/v1/forecasts", json={"regions": [EVERY[0]], "by": "challenger"})
+        assert answer.status_code == (500 if fault else 422)
+        assert card(client)["stopped"]
+        again = client.post("/v1/forecasts", json={"regions": [EVERY[0]], "by": "challenger"})
+        assert again.status_code == 409
+        assert ask(client, regions=[EVERY[0]])["model_version"] != str(challenger)
 
 
 def test_a_challenger_knows_what_was_observed(replica: tuple[Replica, TestClient], challenger: Path) -> None:

@@ -22,10 +22,10 @@ from stmp.errors import ConfigError, RegistryError
 from stmp_platform.gate.champions import Champions, Move, now, whoami
 from stmp_platform.gate.checks import Check, judge
 from stmp_platform.gate.evidence import Evidence, gather
-from stmp_platform.gate.report import PAGE, passed, write_report
+from stmp_platform.gate.report import NUMBERS, PAGE, passed, write_report
 from stmp_platform.gate.rules import Rules
 from stmp_platform.gate.trial import TrialError
-from stmp_platform.registry import Version, annotate, attach, find, resolve
+from stmp_platform.registry import Version, annotate, attach, attached, find, resolve
 from stmp_platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -156,6 +156,26 @@ def conclude(
     annotate(version, GATE_TAG, json.dumps(outcome), settings)
     move = champions.move("promotion", before, version.version, place) if passed(checks) else None
     return Decision(version, before, checks, move, content)
+
+
+def report_of(version: str, outcome: str, settings: Settings | None = None) -> dict[str, Any]:
+    """The numbers of the report that a version was judged by.
+
+    Parameters
+    ----------
+    version : str
+        ``models:/name/version``.
+    outcome : str
+        Its tag `GATE_TAG`.
+
+    Raises
+    ------
+    RegistryError
+        If the registry does not answer, or the report is not there any more.
+    """
+    place = str(json.loads(outcome)["report"]).removesuffix(PAGE)
+    content: dict[str, Any] = json.loads(attached(version, f"{place}{NUMBERS}", settings))
+    return content
 
 
 def rollback(champion: str, settings: Settings | None = None) -> Move:
