@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(900)
 
 UNTIL, END, HORIZON = "2023-06-30", "2023-12-31", 14
 SEEDS = (0, 1, 2)
-ALONE = 5  # regions that get a network of their own: one is enough work for one test, five for an average
+ALONE = 4  # regions that get a network of their own: one is enough work for one test, four for an average
 
 SMALL = [
     "model.hidden=32",
@@ -42,7 +42,7 @@ SMALL = [
     "train.warmup=20",
     "train.learning_rate=0.005",
     "train.ema=0.98",
-    "train.max_steps=900",
+    "train.max_steps=600",
     "train.validate_every=150",
 ]
 
