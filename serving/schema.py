@@ -5,11 +5,23 @@ Answers are built from trusted values and not checked again; their types are for
 
 from __future__ import annotations
 
-from datetime import date as Day
+import datetime
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+
+def _written_out(value: Any) -> Any:
+    """Pydantic takes a number for the seconds since 1970; that is a mistake more often than a date."""
+    if isinstance(value, datetime.date) or (
+        isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)
+    ):
+        return value
+    raise ValueError("a date is written as YYYY-MM-DD")
+
+
+Day = Annotated[datetime.date, BeforeValidator(_written_out)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
 Sales = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e12)]
