@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving_fuzz --bodies 10000 --json benchmarks/results/serving_fuzz.json
 
-Each body is a valid one that something was done to, or one that was made to do harm. What is looked for: a 5xx other than
-a 503 with Retry-After, an answer that is no JSON, one that takes long, and memory that grows after the first 2,000.
+Each body is a valid one that something was done to, or one that was made to do harm. What is looked for: a 5xx other
+than a 503 with Retry-After, an answer that is no JSON, one that takes long, and memory that grows after the first
+2,000.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ SETTLED = 2000
 EVERY = 500
 """Memory is looked at after each so many bodies."""
 ODD: list[Any] = [
-    None, True, -1, 0, 10**30, -(2**63), 1e308, float("nan"), float("inf"), 1e-320, "", "all", "R000001", "\x00", "\ud800",
-    "9999-12-31", "0000-00-00", "2022-02-30", "1e9", "x" * 5000, "'; DROP TABLE stmp_observations; --", [], {}, [[]], [None],
-    {"$ref": "#"}, ["R000001"] * 200, {"__proto__": {}}, "%s%s%n", "../../etc/passwd",
+    None, True, -1, 0, 10**30, -(2**63), 1e308, float("nan"), float("inf"), 1e-320, "", "all", "R000001", "\x00",
+    "\ud800", "9999-12-31", "0000-00-00", "2022-02-30", "1e9", "x" * 5000, "'; DROP TABLE stmp_observations; --", [],
+    {}, [[]], [None], {"$ref": "#"}, ["R000001"] * 200, {"__proto__": {}}, "%s%s%n", "../../etc/passwd",
 ]  # fmt: skip
-TYPES = ["text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "",
-         "application/json; charset=utf-16", "application/json; charset=nonsense", "application/problem+json", "é"]  # fmt: skip
+TYPES = [
+    "text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "é",
+    "application/json; charset=utf-16", "application/json; charset=nonsense", "application/problem+json",
+]  # fmt: skip
 
 
 @dataclass
@@ -153,7 +156,7 @@ class Bodies:
         size = self.draw.choice([2000, 20_000, 150_000])
         body = dict(valid)
         for key in ("regions", "history", "observations"):
-            if key in body and body[key]:
+            if body.get(key):
                 body[key] = [self.draw.choice(body[key]) for _ in range(size)]
         if "regions" in body and self.draw.random() < 0.5:
             body["known"] = [{"date": day, "closed": False} for day in self.draw.choices(self.future, k=size)]
@@ -237,7 +240,8 @@ def fuzz(folder: Path, number: int, seed: int, connections: int) -> dict[str, An
         end = server.memory_info().rss / 1e6
     memory = found.memory_mb
     return {
-        "bodies": number, "seconds": took, "statuses": dict(sorted(found.statuses.items())), "faults": found.faults[:50],
+        "bodies": number, "seconds": took, "statuses": dict(sorted(found.statuses.items())),
+        "faults": found.faults[:50],
         "longest_s": dict(found.longest), "memory_mb": memory, "memory_mb_at_the_end": round(end, 1),
         "growth": end / memory[SETTLED] - 1 if SETTLED in memory else None,
     }  # fmt: skip

@@ -29,8 +29,8 @@ def middlewares() -> list[Middleware]:
 class AskAgain:
     """Repeat a request that ended without an answer.
 
-    That is how the proxy tells of a replica's death: it returns, and has sent nothing. Every fault of the application is
-    an answer with a status.
+    That is how the proxy tells of a replica's death: it returns, and has sent nothing. Every fault of the application
+    is an answer with a status.
     """
 
     def __init__(self, app: ASGIApp) -> None:

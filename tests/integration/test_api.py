@@ -241,3 +241,12 @@ def test_tokens_are_asked_for(shop: str, first_model: Path, tmp_path: Path, monk
         assert {int(a.headers["retry-after"]) for a in answers if a.status_code == 429} == {1}
         for answer in answers:
             assert reader not in answer.text
+
+
+@pytest.mark.parametrize("seconds", [1_648_080_000, 1_648_080_000.0, "1648080000", "2022-03-24T00:00:00"])
+def test_a_date_is_written_out(client: TestClient, seconds: Any) -> None:
+    """Pydantic would take each of them for a day that can be forecast: 2022-03-24."""
+    assert client.post("/v1/forecasts", json={"regions": ["R000003"], "dates": ["2022-03-24"]}).status_code == 200
+    assert "YYYY-MM-DD" in refused(client, 422, regions=["R000003"], dates=[seconds])["detail"]
+    answer = client.get("/v1/festivals", params={"first": seconds})
+    assert answer.status_code == 422
