@@ -91,10 +91,15 @@ class Writer:
         self.acknowledged = number  # what was under way and is there now must stay, too
 
 
-async def write_and_kill(url: str, writers: list[Writer], server: psutil.Process, after_s: float) -> None:
-    """Look for what was acknowledged before, write, and kill the server in the middle of it."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+async def look_at_all(url: str, writers: list[Writer]) -> None:
+    """Look for what was acknowledged before."""
+    async with aiohttp.ClientSession() as session:
         await asyncio.gather(*(writer.look(session, url) for writer in writers))
+
+
+async def write_and_kill(url: str, writers: list[Writer], server: psutil.Process, after_s: float) -> None:
+    """Write, and kill the server in the middle of it."""
+    async with aiohttp.ClientSession() as session:
         writing = asyncio.gather(*(writer.write_on(session, url) for writer in writers))
         await asyncio.sleep(after_s)
         server.kill()
@@ -116,9 +121,10 @@ def kill_servers(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         with running(command, ready, {"STMP_HOME": str(folder)}) as url:
             (server,) = psutil.Process().children()
             _until_it_answers(url)
-            after_s = draw.uniform(0.0, LONGEST_S) if kill < kills else 0.0
-            asyncio.run(write_and_kill(url, writers, server, after_s))
-        print(f"{kill + 1} kills, {sum(w.answers for w in writers)} acknowledged", flush=True)
+            asyncio.run(look_at_all(url, writers))
+            if kill < kills:
+                asyncio.run(write_and_kill(url, writers, server, draw.uniform(0.0, LONGEST_S)))
+                print(f"{kill + 1} kills, {sum(w.answers for w in writers)} acknowledged", flush=True)
     answers = sum(writer.answers for writer in writers)
     return {
         "kills": kills, "acknowledged": answers, "days_in_each": DAYS, "lost": 0,
