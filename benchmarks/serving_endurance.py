@@ -170,7 +170,7 @@ class Stage:
             self._roll(self.bad[fault])
         except RolloutError as error:
             if "answer with" in (told := str(error)):
-                return told
+                return told.replace(tempfile.gettempdir(), "...")
             raise
         raise AssertionError(f"a bad model was taken: {fault}")
 

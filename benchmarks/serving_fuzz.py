@@ -26,10 +26,11 @@ from typing import Any
 import aiohttp
 import psutil
 
-from benchmarks.serving import running
+from benchmarks.serving import make, running
 from stmp_platform.serve import free_port
-from tests.serving import make_data, make_model, whole_panel
+from tests.serving import whole_panel
 
+REGIONS = 40
 TIMEOUT_S = 60.0
 SETTLED = 2000
 """Bodies after which memory should not grow any more."""
@@ -70,7 +71,8 @@ class Bodies:
 
     def forecast(self) -> tuple[str, dict[str, Any]]:
         """Regions that are there, and now and then what is known of their days, and a what-if."""
-        body: dict[str, Any] = {"regions": self.draw.sample(self.regions, 3), "horizon": self.draw.randint(1, 14)}
+        some: Any = self.draw.sample(self.regions, 3) if self.draw.random() < 0.8 else "all"
+        body: dict[str, Any] = {"regions": some, "horizon": self.draw.randint(1, 14)}
         if self.draw.random() < 0.5:
             body |= {
                 "quantiles": [0.1, 0.5],
@@ -156,7 +158,7 @@ class Bodies:
         size = self.draw.choice([2000, 20_000, 150_000])
         body = dict(valid)
         for key in ("regions", "history", "observations"):
-            if body.get(key):
+            if isinstance(body.get(key), list) and body[key]:
                 body[key] = [self.draw.choice(body[key]) for _ in range(size)]
         if "regions" in body and self.draw.random() < 0.5:
             body["known"] = [{"date": day, "closed": False} for day in self.draw.choices(self.future, k=size)]
@@ -221,16 +223,16 @@ async def send(session: aiohttp.ClientSession, address: str, body: bytes, kind: 
 
 
 def fuzz(folder: Path, number: int, seed: int, connections: int) -> dict[str, Any]:
-    """Serve a small model and send bodies to it."""
-    data = make_data(folder)
-    model, ready = make_model(data, folder / "model"), folder / "ready.json"
+    """Serve a model of the default size and send bodies to it."""
+    data, model = make(folder, REGIONS)
+    ready = folder / "ready.json"
     panel = whole_panel(data)
     last = panel.index_of(panel.last_observed)
     days = panel.dates.astype(str).tolist()
     bodies = Bodies(
         random.Random(seed), [str(r) for r in panel.regions], days[last - 30 : last + 1], days[last + 1 : last + 40]
     )
-    command = ["-m", "benchmarks.serving", "--plainly", data, str(model), str(free_port()), str(ready)]
+    command = ["-m", "benchmarks.serving", "--plainly", data, model, str(free_port()), str(ready)]
     with running(command, ready, {"STMP_HOME": str(folder)}) as url:
         (server,) = psutil.Process().children()
         time.sleep(2)
