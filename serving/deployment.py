@@ -28,6 +28,7 @@ DEPLOYMENT = "Api"
     max_ongoing_requests=100,
     max_queued_requests=400,
     backpressure_config={"status_code": 503, "retry_after_s": 1},
+    health_check_period_s=2,  # a killed replica is missed, and started anew, that much later
     max_surge_percent=100,
 )
 @serve.ingress()

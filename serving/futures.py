@@ -40,16 +40,7 @@ class Future:
         known, closed = panel.known.clone(), panel.closed.clone()
         ahead = torch.arange(panel.shape[1]) > torch.from_numpy(self.origin)[:, None]  # [R, T]
         rows = {str(region): at for at, region in enumerate(panel.regions)}
-        for i, day in enumerate(self.known):
-            where = f"body.known.{i}"
-            at = slice(None) if day.region is None else slice(_row(rows, day.region, where), rows[day.region] + 1)
-            t = day_index(panel, day.date, f"{where}.date")
-            touched = ahead[at, t]
-            for name, value in day.values.items():
-                for column in columns_of(panel, name, day.series, f"{where}.values.{name}"):
-                    known[at, t, column] = torch.where(touched, value, known[at, t, column])
-            if day.closed is not None:
-                closed[at, t] = torch.where(touched, torch.tensor(day.closed), closed[at, t])
+        self._put(panel, rows, ahead.numpy(), known.numpy(), closed.numpy())
         for i, change in enumerate(self.what_if):
             where = f"body.what_if.{i}"
             chosen = ahead & _between(panel, change)
@@ -59,6 +50,24 @@ class Future:
             for column in columns_of(panel, change.column, None, f"{where}.column"):
                 known[:, :, column] = torch.where(chosen, _changed(known[:, :, column], change), known[:, :, column])
         return replace(panel, known=known, closed=closed)
+
+    def _put(
+        self, panel: Panel, rows: dict[str, int], ahead: np.ndarray, known: np.ndarray, closed: np.ndarray
+    ) -> None:
+        """Put known days into arrays [R, T, K] and [R, T], in place; NumPy's, as one by one Tensor's would be slow."""
+        position: dict[date, int] = {}
+        for i, day in enumerate(self.known):
+            where = f"body.known.{i}"
+            at = slice(None) if day.region is None else slice(_row(rows, day.region, where), rows[day.region] + 1)
+            if day.date not in position:
+                position[day.date] = day_index(panel, day.date, f"{where}.date")
+            t = position[day.date]
+            touched = ahead[at, t]
+            for name, value in day.values.items():
+                for column in columns_of(panel, name, day.series, f"{where}.values.{name}"):
+                    known[at, t, column][touched] = value
+            if day.closed is not None:
+                closed[at, t][touched] = day.closed
 
 
 def columns_of(panel: Panel, name: str, series: str | None, field: str) -> list[int]:

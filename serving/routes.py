@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import date
 from functools import partial
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from serving.replica import Replica
 from serving.schema import (
     PROBLEM,
     ColdRequest,
+    Day,
     Fault,
     FestivalsAnswer,
     ForecastAnswer,
@@ -139,8 +139,8 @@ async def gate(replica: Served) -> Response:
 async def festivals(
     replica: Served,
     region: Annotated[str | None, Query(max_length=200, description="Of one region; of all if not given.")] = None,
-    first: Annotated[date | None, Query()] = None,
-    last: Annotated[date | None, Query()] = None,
+    first: Annotated[Day | None, Query()] = None,
+    last: Annotated[Day | None, Query()] = None,
 ) -> Response:
     """List the festivals that the calendar knows, past and future."""
     return _json(await replica.ask(lambda model: views.list_festivals(model, region, first, last)))

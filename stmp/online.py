@@ -179,10 +179,11 @@ class Online:
     @torch.inference_mode()
     def decode(self, regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
         """What `predict` returns, decoded from the memory."""
-        parts = [
-            self._predict(regions[begin : begin + AT_ONCE], horizon, change)
-            for begin in range(0, len(regions), AT_ONCE)
-        ]
+        after = None if change is None else change(self.panel.select(regions))
+        parts = []
+        for begin in range(0, len(regions), AT_ONCE):
+            some = np.arange(begin, min(begin + AT_ONCE, len(regions)))
+            parts.append(self._predict(regions[some], horizon, None if after is None else after.select(some)))
         mean, quantiles = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Decoded(regions, self.origin[regions], mean, quantiles)
 
@@ -214,15 +215,16 @@ class Online:
         regions = np.arange(panel.shape[0])
         return Decoded(regions, np.full(len(regions), origin), mean, quantiles)
 
-    def _predict(self, regions: np.ndarray, horizon: int, change: Change | None) -> tuple[np.ndarray, np.ndarray]:
+    def _predict(self, regions: np.ndarray, horizon: int, after: Panel | None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [R, H, G] and quantiles [R, H, G, Q] of regions; `after` is their panel with another future."""
         rows = self._rows_of(regions)
         origin = self.origin[self.region_of[rows]]
         start, stop = self._span(origin, horizon)
-        if change is None:
+        if after is None:
             memory = self.memory.window(start, stop).select(_index(rows))
         else:
             whole = self.memory.select(_index(rows))
-            memory = self._changed(whole, regions, horizon, change).window(start, stop)
+            memory = self._changed(whole, regions, horizon, after).window(start, stop)
         mean, quantiles = self._decode(memory, origin - start, horizon)
         if not self.split:
             return mean, quantiles
@@ -264,10 +266,9 @@ class Online:
         mean, quantiles = self.forecaster.in_units(self.history, episode, memory.rows, prediction)
         return mean.numpy(), quantiles.numpy()
 
-    def _changed(self, memory: Memory, regions: np.ndarray, horizon: int, change: Change) -> Memory:
+    def _changed(self, memory: Memory, regions: np.ndarray, horizon: int, after: Panel) -> Memory:
         """The memory of regions with another future."""
         before = self.panel.select(regions)
-        after = change(before)
         rows = self._split(after)
         origin = self.origin[self.region_of[self._rows_of(regions)]]
         for day in np.unique(origin):

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 APPLICATION, DEPLOYMENT = "stmp", "Api"
 IMPORT_PATH = "serving.deployment:build"
+SURROUNDINGS = {
+    # Ray's processes give way to all others by default; these have people who wait for them.
+    "RAY_worker_niceness": "0",
+    # A request whose replica dies is sent to another one.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.proxy:middlewares",
+    # A proxy that has died is found dead by three checks in a row, and nobody is answered until then.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # On a busy machine a proxy takes longer to start than Serve waits, which then kills it and starts another.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+}
+"""Environment of Ray's processes, which only their environment can tell."""
 DEPLOY_TIMEOUT_S = 300.0
 POLL_S = 0.25
 
@@ -83,8 +94,8 @@ def start(config: Mapping[str, Any], *, cpus: int | None = None) -> Running:
     import ray
     from ray import serve
 
-    # Ray's processes give way to all others by default; these have people who wait for them.
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
     options = config["http_options"]
     _check_free(options["host"], options["port"])
     context = ray.init(

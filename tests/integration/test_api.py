@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -241,3 +242,40 @@ def test_tokens_are_asked_for(shop: str, first_model: Path, tmp_path: Path, monk
         assert {int(a.headers["retry-after"]) for a in answers if a.status_code == 429} == {1}
         for answer in answers:
             assert reader not in answer.text
+
+
+@pytest.mark.parametrize("seconds", [1_648_080_000, 1_648_080_000.0, "1648080000", "2022-03-24T00:00:00"])
+def test_a_date_is_written_out(client: TestClient, seconds: Any) -> None:
+    """Pydantic would take each of them for a day that can be forecast: 2022-03-24."""
+    assert client.post("/v1/forecasts", json={"regions": ["R000003"], "dates": ["2022-03-24"]}).status_code == 200
+    assert "YYYY-MM-DD" in refused(client, 422, regions=["R000003"], dates=[seconds])["detail"]
+    answer = client.get("/v1/festivals", params={"first": seconds})
+    assert answer.status_code == 422
+
+
+def test_another_future_of_more_regions_than_are_decoded_at_once(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = [region["id"] for region in client.get("/v1/regions").json()["regions"]]
+    monkeypatch.setattr("stmp.online.AT_ONCE", 4)
+    asked = {
+        "horizon": 7, "known": [{"date": "2022-03-18", "closed": True}, {"date": "2022-03-16", "values": {"price": 2}}],
+        "what_if": [{"column": "promo", "to": 1, "first": "2022-03-17"}],
+    }  # fmt: skip
+    together = client.post("/v1/forecasts", json={"regions": "all"} | asked)
+    assert together.status_code == 200, together.text
+    for region, found in zip(every, together.json()["forecasts"], strict=True):
+        alone = client.post("/v1/forecasts", json={"regions": [region]} | asked).json()["forecasts"][0]
+        np.testing.assert_allclose(found["mean"], alone["mean"], rtol=1e-4, atol=1e-4)
+    only = {"known": [{"date": "2022-03-18", "region": every[-1], "closed": True}], "horizon": 7}
+    means = [one["mean"] for one in client.post("/v1/forecasts", json={"regions": "all"} | only).json()["forecasts"]]
+    assert means[-1][3] == 0
+    assert all(mean[3] > 0 for mean in means[:-1])
+
+
+def test_of_a_long_list_the_first_fault_is_told(client: TestClient) -> None:
+    days = [{"region": "R000003", "date": "soon"}] * 50_000
+    began = time.monotonic()
+    problem = refused(client, 422, "/v1/observations", observations=days)
+    assert [fault["field"] for fault in problem["errors"]] == ["body.observations.0.date"]
+    assert time.monotonic() - began < 3

@@ -14,9 +14,10 @@ from ray.serve.schema import ServeDeploySchema
 from serving.settings import Settings
 from stmp.errors import ConfigError
 from stmp_platform.rollout import model_in, with_model
-from stmp_platform.serve import APPLICATION, DEPLOYMENT, IMPORT_PATH, ServeError, config_of
+from stmp_platform.serve import APPLICATION, DEPLOYMENT, IMPORT_PATH, SURROUNDINGS, ServeError, config_of
 
 ROOT = Path(__file__).resolve().parents[2]
+PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 SERVICE = ROOT / "platform" / "deploy" / "rayservice.yaml"
 
 
@@ -41,8 +42,9 @@ def test_serve_accepts_it(config: dict[str, Any]) -> None:
         ServeDeploySchema.model_validate(config | {"applications": [{"name": "x"}]})
 
 
-def test_the_import_path_is_there() -> None:
-    module, _, name = IMPORT_PATH.partition(":")
+@pytest.mark.parametrize("path", [IMPORT_PATH, SURROUNDINGS[PROXY_CALLBACK]])
+def test_the_import_path_is_there(path: str) -> None:
+    module, _, name = path.partition(":")
     assert f"def {name}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()
 
 
@@ -82,6 +84,9 @@ def test_the_kubernetes_manifest_is_of_one_piece() -> None:
         (container,) = group["template"]["spec"]["containers"]
         assert container["envFrom"] == [{"secretRef": {"name": "stmp-serving"}}]
         assert {"name": "serve", "containerPort": 8000} in container["ports"]
+        env = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert env.keys() >= {PROXY_CALLBACK}
+        assert env.items() & SURROUNDINGS.items() == {(n, v) for n, v in env.items() if n.startswith("RAY_SERVE_")}
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
     assert "password" not in SERVICE.read_text().lower()

@@ -1,0 +1,101 @@
+"""The API beside its own OpenAPI document: schemathesis makes requests of it, right ones and wrong ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi.routing import APIRoute
+from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.config import SchemathesisConfig
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from serving.app import make_app
+from serving.replica import Replica
+from serving.routes import router
+from tests.serving import HORIZON, settings, whole_panel
+
+ROUTES = [(route.path.replace(":path}", "}"), *route.methods) for route in router.routes if isinstance(route, APIRoute)]
+QUICK = effort(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+TOKEN = "t" * 20
+REQUESTS = ("KnownDay", "Change", "ForecastRequest", "HistoryDay", "ColdRequest", "Observation")
+
+
+def one_of(*values: Any) -> dict[str, Any]:
+    return {"enum": list(values)}
+
+
+def some_of(*values: Any) -> dict[str, Any]:
+    return {"type": "array", "items": one_of(*values), "minItems": 1, "maxItems": 3, "uniqueItems": True}
+
+
+def numbers_of(*names: str) -> dict[str, Any]:
+    properties = {name: {"type": "number", "minimum": -1e12, "maximum": 1e12} for name in names}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def with_what_there_is(document: dict[str, Any], data: str) -> dict[str, Any]:
+    """The document with the names and days of a dataset: it cannot say them, and made-up ones are all refused."""
+    panel = whole_panel(data)
+    last = panel.index_of(panel.last_observed)
+    regions, days = panel.regions[:3].astype(str).tolist(), panel.dates[last - 2 : last + 5].astype(str).tolist()
+    real = {
+        "region": one_of(*regions), "like": one_of(*regions), "regions": some_of(*regions),
+        "date": one_of(*days), "first": one_of(*days), "last": one_of(*days), "dates": some_of(*days[3:]),
+        "column": one_of("promo", "price"), "values": numbers_of("promo", "price"), "known": numbers_of("promo"),
+        "past": numbers_of("customers"), "static": numbers_of("income"), "series": one_of(None), "origin": one_of(None),
+        "horizon": {"type": "integer", "minimum": 1, "maximum": HORIZON},
+        "quantiles": {"type": "array", "items": {"type": "number", "minimum": 0.1, "maximum": 0.9}, "minItems": 1},
+    }  # fmt: skip
+    for name in REQUESTS:
+        properties = document["components"]["schemas"][name]["properties"]
+        # `known` of a whole request is a list of days, which is not replaced.
+        properties |= {p: real[p] for p in properties if p in real and properties[p].get("type") != "array"}
+    for parameter in document["paths"]["/v1/regions/{region}"]["get"]["parameters"]:
+        parameter["schema"] |= real.get(parameter["name"], {})
+    return document
+
+
+@pytest.fixture(scope="module")
+def document(shop: str, first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenApiSchema]:
+    """Yield the document of an application that answers whoever has the token."""
+    load_all_checks()
+    replica = Replica(settings(shop, tmp_path_factory.mktemp("schemathesis"), rate=1e6), "test").begin(str(first_model))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STMP_SERVE_TOKENS", json.dumps({"all": {"token": TOKEN, "scopes": ["read", "write"]}}))
+        patch.setattr(replica, "close", lambda: None)  # each request of schemathesis starts and ends the application
+        app = make_app(replica)
+        # That further query parameters are ignored is the custom; tokens have a test of their own.
+        habits = {"allow-extra-parameters": False, "with-security-parameters": False}
+        config = SchemathesisConfig.from_dict({"generation": habits})
+        schema = schemathesis.openapi.from_dict(with_what_there_is(app.openapi(), shop), config=config)
+        schema.app = app
+        yield schema
+    replica.close()
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_the_document_is_true(document: OpenApiSchema, path: str, method: str, mode: GenerationMode) -> None:
+    operation = document[path][method]
+    if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query or operation.path_parameters):
+        pytest.skip("nothing can be wrong with it")
+    # What fits the document may still be refused: two days that contradict each other, a day that is too far off.
+    refusable = [CHECKS.get_one("positive_data_acceptance")]
+    answered = []
+
+    @QUICK
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        answer = case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"}, excluded_checks=refusable)
+        answered.append(answer.status_code)
+
+    ask()
+    assert (200 in answered) == (mode is GenerationMode.POSITIVE)
