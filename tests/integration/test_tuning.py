@@ -80,6 +80,7 @@ class SearchIsOver(Exception):
     """Raised in place of the last training, which is that of `stmp adapt` and tested there."""
 
 
+@pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="groups of workers take a minute: STMP_TEST_LARGE=1")
 def test_trials_on_workers_find_what_trials_in_one_process_find(
     tuned: tuple[Tuning, Path], source: Forecaster, other_city: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
