@@ -79,6 +79,7 @@ def rollout(
     canary: tuple[float, ...] = (),
     shadow: bool = False,
     hold_s: float = 60.0,
+    max_difference: float = 0.5,
     tracking_uri: str | None = None,
     timeout_s: float = 300.0,
 ) -> dict[str, Any]:
@@ -92,6 +93,8 @@ def rollout(
         Only compare it with the model that answers, and leave that one.
     hold_s : float
         Seconds of the shadow, and of each step of the canary.
+    max_difference : float
+        Of its forecasts to those of the model that answers, as a share, beyond which a trial ends.
 
     Raises
     ------
@@ -111,7 +114,10 @@ def rollout(
     trials: list[dict[str, Any]] = []
     if shadow or canary:
         shares = (0.0,) if shadow else canary
-        found = try_beside(dashboard, url, reference, shares, hold_s=hold_s, token=token, timeout_s=timeout_s)
+        found = try_beside(
+            dashboard, url, reference, shares,
+            hold_s=hold_s, max_difference=max_difference, token=token, timeout_s=timeout_s,
+        )  # fmt: skip
         trials = [asdict(step) for step in found]
         columns = ("share of regions", "answered", "compared", "failed", "difference", "time over the champion's")
         rows = [

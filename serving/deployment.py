@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,6 @@ class Api:
 
     def __init__(self, settings: Settings) -> None:
         logging.getLogger("serving").setLevel(logging.INFO)
-        sys.setswitchinterval(0.0005)
         torch.set_num_threads(1)  # a decode is too small to share; more cores are for more replicas
         self.replica = Replica(settings, serve.get_replica_context().replica_id.unique_id)
         self.begun = False

@@ -29,8 +29,12 @@ class Metrics:
         self.difference = Gauge("trial_difference", "Difference to the champion's forecasts.", ["version"], **where)
         self.store_failures = Counter("store_failures", "Looks at the observations that failed.", **where)
 
-    def tell_trial(self, card: Mapping[str, Any]) -> None:
-        """Take over what a trial has counted."""
+    def tell_trial(self, card: Mapping[str, Any] | None) -> None:
+        """Take over what a trial has counted; None when there is none any more."""
+        self.trial.clear()
+        self.difference.clear()
+        if card is None:
+            return
         version = card["model_version"]
         for outcome in ("answered", "compared", "failed"):
             self.trial.labels(version, outcome).set(card[outcome])

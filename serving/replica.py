@@ -147,8 +147,9 @@ class Replica:
         return found
 
     def _compare(self, trial: Trial, requests: Sequence[ForecastRequest]) -> None:
-        trial.compare(requests, self.model, self.settings)
-        self.metrics.tell_trial(trial.card())
+        if trial is self.trial:  # else it was called off meanwhile
+            trial.compare(requests, self.model, self.settings)
+            self.metrics.tell_trial(trial.card())
 
     def _catch_up(self, model: ServedModel) -> None:
         """Take new observations in; without an answer of the store go on with those that are known."""
@@ -175,6 +176,7 @@ class Replica:
         """Begin a trial, with the model of the one before where it is the same."""
         before, self.trial = self.trial, None if settings is None else Trial(settings)
         if self.trial is None:
+            self.metrics.tell_trial(None)
             return None
         if self.trial.version == self.model.version:
             self.trial.stop("it is the model that answers")

@@ -95,6 +95,9 @@ def rollout(
         bool, typer.Option("--shadow", help="Only compare it with the model that answers, which stays.")
     ] = False,
     hold: Annotated[float, typer.Option(min=1, help="Seconds of the shadow, and of each step of the canary.")] = 60.0,
+    max_difference: Annotated[
+        float, typer.Option(min=0.001, help="A trial ends if the two models' forecasts differ by more, as a share.")
+    ] = 0.5,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
@@ -109,7 +112,7 @@ def rollout(
 
     result = job(
         model, url=url, dashboard=dashboard, canary=_shares(canary, shadow), shadow=shadow, hold_s=hold,
-        tracking_uri=tracking_uri,
+        max_difference=max_difference, tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
 

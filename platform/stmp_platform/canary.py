@@ -7,7 +7,7 @@ happens to a trial, the model that answered before it answers afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def try_beside(
     shares: Sequence[float],
     *,
     hold_s: float,
-    limits: Mapping[str, float] | None = None,
+    max_difference: float = 0.5,
     token: str | None = None,
     timeout_s: float = 300.0,
 ) -> list[Compared]:
@@ -64,8 +64,8 @@ def try_beside(
         Shares of the regions that it answers for; 0 answers for none and only compares.
     hold_s : float
         Seconds of each step.
-    limits : mapping, optional
-        What ends a trial, by name: ``max_failure_rate``, ``max_slowdown``, ``max_difference``, ``enough``.
+    max_difference : float
+        Mean absolute difference of the two models' means, over the champion's, beyond which the trial is ended.
     token : str, optional
         With the scope ``read``.
 
@@ -85,7 +85,7 @@ def try_beside(
     found = []
     try:
         for share in shares:
-            trial = {"model": model, "share": share, **(limits or {})}
+            trial = {"model": model, "share": share, "max_difference": max_difference}
             client.deploy_applications(with_model(config, before, trial))
             _until_loaded(client, url, model, share, token, timeout_s)
             found.append(_watch(client, url, model, share, token, hold_s))

@@ -154,6 +154,30 @@ def test_a_rollout_changes_the_model_under_load_or_leaves_it(served: Served) -> 
     assert served.replicas() == before, "no replica was started anew"
 
 
+def test_a_challenger_is_compared_then_answers_for_some_and_then_for_all(served: Served) -> None:
+    rollout = ("rollout", "--url", served.url, "--dashboard", served.dashboard, "--hold", "2", "--model")
+    before = served.get("/v1/model")["model_version"]
+    other = {"city/1": "city/2", "city/2": "city/1"}[before]
+    any_difference = ("--max-difference", "99")  # of models that have hardly learned
+    with asking(served) as answers:
+        (shadow,) = served.stmp.json(*rollout, f"models:/{other}", "--shadow", *any_difference, **served.env)["trials"]
+        assert (shadow["answered"], shadow["failed"]) == (0, 0)
+        assert shadow["compared"] > 0
+        assert {version for version, _ in answers} == {before}, "nothing of it was returned"
+        message = served.stmp.refused(
+            *rollout, f"models:/{other}", "--canary", "0.5", "--max-difference", "0.001", code=1, **served.env
+        )
+        assert "differ by" in message
+        assert served.get("/v1/model")["trial"] is None
+        done = served.stmp.json(*rollout, f"models:/{other}", "--canary", "0.5,1", *any_difference, **served.env)
+    assert done["after"] == f"models:/{other}"
+    assert [step["share"] for step in done["trials"]] == [0.5, 1.0]
+    assert done["trials"][1]["answered"] > 0
+    assert set(answers) == {(before, 2), (other, 2)}, "a request failed"
+    message = served.stmp.refused(*rollout, f"models:/{before}", "--canary", "0.5,0.2", code=2, **served.env)
+    assert "growing shares" in message
+
+
 def test_a_killed_replica_fails_no_request_and_comes_back_with_all_that_was_answered(served: Served) -> None:
     """With the model of the last rollout, and with the observations."""
     version, sequence = (served.get("/readyz")[what] for what in ("model_version", "sequence"))

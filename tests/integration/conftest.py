@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from serving.app import make_app
+from serving.replica import Replica
 from tests.servers import MlflowServer, postgres
-from tests.serving import make_data, make_model
+from tests.serving import make_data, make_model, settings
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +68,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
 def first_model(shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a small model of it."""
     return make_model(shop, tmp_path_factory.mktemp("models") / "first")
+
+
+@pytest.fixture(scope="session")
+def second_model(shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return another model of it, which forecasts otherwise."""
+    return make_model(shop, tmp_path_factory.mktemp("models") / "second", seed=7)
+
+
+@pytest.fixture
+def replica(shop: str, first_model: Path, tmp_path: Path) -> Iterator[tuple[Replica, TestClient]]:
+    """Yield a replica that answers with the first model, and a client of it."""
+    replica = Replica(settings(shop, tmp_path), "one").begin(str(first_model))
+    with TestClient(make_app(replica)) as client:
+        yield replica, client

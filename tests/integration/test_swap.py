@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from safetensors.torch import load_file, save_file
 
-from serving.app import make_app
 from serving.model import ServedModel
 from serving.replica import Replica
 from stmp.forecaster import Forecaster
-from tests.serving import HORIZON, make_model, settings, whole_panel
+from tests.serving import HORIZON, whole_panel
 from tests.training import make_trainer, small_config, small_panel
-
-
-@pytest.fixture(scope="module")
-def second_model(shop: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return another model of the same data."""
-    return make_model(shop, tmp_path_factory.mktemp("models") / "second", seed=7)
-
-
-@pytest.fixture
-def replica(shop: str, first_model: Path, tmp_path: Path) -> Iterator[tuple[Replica, TestClient]]:
-    """Yield a replica that answers with the first model, and a client of it."""
-    replica = Replica(settings(shop, tmp_path), "one").begin(str(first_model))
-    with TestClient(make_app(replica)) as client:
-        yield replica, client
 
 
 def swap(replica: Replica, model: Path) -> str | None:
