@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -123,32 +123,36 @@ def on_workers(number: int, work: Callable[..., Any], *arguments: Any) -> list[A
     """
     if number == 1:
         return [work(*arguments)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tests.training"])  # imports torch once for all
     answers = context.SimpleQueue()
-    processes = [
-        context.Process(target=_member, args=(rank, number, port, answers, work, arguments)) for rank in range(number)
-    ]
-    for process in processes:
-        process.start()
-    got: dict[int, Any] = dict(answers.get() for _ in processes)
-    for process in processes:
-        process.join()
-    failed = [answer for answer in got.values() if isinstance(answer, Exception)]
-    if failed:
-        raise failed[0]
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"  # a free port found now could be another's a moment later
+        processes = [
+            context.Process(target=_member, args=(rank, number, meeting, answers, work, arguments))
+            for rank in range(number)
+        ]
+        for process in processes:
+            process.start()
+        got: dict[int, Any] = {}
+        for _ in processes:
+            rank, answer = answers.get()
+            if isinstance(answer, Exception):
+                for process in processes:  # the others would wait for it
+                    process.kill()
+                raise answer
+            got[rank] = answer
+        for process in processes:
+            process.join()
     return [got[rank] for rank in range(number)]
 
 
 def _member(
-    rank: int, number: int, port: int, answers: Any, work: Callable[..., Any], arguments: tuple[Any, ...]
+    rank: int, number: int, meeting: str, answers: Any, work: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=number)
     try:
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=number)
         answer: Any = work(*arguments)
     except Exception as error:  # noqa: BLE001  # told to the test, which raises it
         answer = error
