@@ -3,7 +3,8 @@
 A target is cut to its last weeks before a date, and to some of its regions. On that, each candidate is made: from
 scratch, the source as it is (no training), and the source fine-tuned at each lambda, 0 and infinity among them. All
 forecast the same weeks after the date, 14 days ahead from origins two weeks apart. ``chosen`` is the lambda with the
-lowest error on the validation days before the date; the weeks after it choose nothing.
+lowest error on the validation days before the date, ``recommended`` the best candidate of all there, from scratch and
+untrained among them, as `stmp adapt` recommends; the weeks after the date choose nothing.
 
 Each measurement is added to the results as soon as it is made, and not made again, so that a large table can be made in
 small portions, and by several processes with a file of results each.
@@ -42,7 +43,8 @@ from stmp_platform.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "transfer.json"
 HORIZON = 14
-SCRATCH, FROZEN, NAIVE, CHOSEN = "scratch", "frozen", "seasonal naive", "chosen"
+SCRATCH, FROZEN, NAIVE = "scratch", "frozen", "seasonal naive"
+CHOSEN, RECOMMENDED = "chosen", "recommended"
 OF_CALENDAR = ("day_type", "event", "offset", "days_to", "days_since")
 OF_PANEL = ("sales", "observed", "closed", "past", "known")
 """What has a time axis."""
@@ -138,11 +140,14 @@ def table(rows: list[Row]) -> str:
 
 
 def with_chosen(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows, and for each setting those of the lambda that validation would choose."""
-    tried = frame[frame["candidate"].str.startswith("lambda")]
+    """The rows, and for each setting those that validation would choose: of the lambdas, and of all that learn."""
     keys = ["source", "target", "until", "weeks", "regions", "seed"]
-    best = tried.loc[tried.groupby(keys, sort=False)["validation_mse"].idxmin()]
-    return pd.concat([frame, best.assign(candidate=CHOSEN)], ignore_index=True)
+    trained = frame[frame["validation_mse"].notna()]
+    picks = []
+    for name, among in ((CHOSEN, trained[trained["candidate"].str.startswith("lambda")]), (RECOMMENDED, trained)):
+        best = among.loc[among.groupby(keys, sort=False)["validation_mse"].idxmin()]
+        picks.append(best.assign(candidate=name))
+    return pd.concat([frame, *picks], ignore_index=True)
 
 
 def read(path: Path) -> list[Row]:
