@@ -1,0 +1,1 @@
+"""Benchmarks with a protocol that others use too, behind `stmp bench`."""

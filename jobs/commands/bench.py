@@ -1,0 +1,119 @@
+"""Commands that measure models by a protocol that others use too."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from jobs.options import DAY, DataUri, Debug, JsonFile, Settings, day, finish
+
+app = typer.Typer()
+bench = typer.Typer(
+    name="bench", help="Measure by a fixed protocol: fev-bench, cold starts, festivals.", no_args_is_help=True
+)
+app.add_typer(bench)
+
+Preset = Annotated[str, typer.Option(help="Settings to begin with: a preset, or the path of a YAML file.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", help="Train with this seed; may be repeated. By default 0.")]
+
+Until = Annotated[datetime, typer.Option(**DAY, help="The last day to learn from, and the first origin.")]
+End = Annotated[datetime | None, typer.Option(**DAY, help="Last day that is forecast; by default the last one.")]
+Ahead = Annotated[int, typer.Option("--horizon", min=1, help="Days (weeks) ahead, and between origins.")]
+Baselines = Annotated[
+    list[str] | None,
+    typer.Option("--baseline", metavar="NAME", help="Only these baselines; may be repeated. `none` for none."),
+]
+
+
+@bench.command()
+def fev(
+    task: Annotated[str, typer.Argument(help="rossmann_1D, favorita_transactions_1D or walmart.")],
+    data: DataUri,
+    preset: Preset = "product",
+    settings: Settings = None,
+    seed: Seeds = None,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Steps of fine-tuning before each window but the first; 0 trains once.")
+    ] = 150,
+    baseline: Baselines = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Run a retail task of fev-bench: windows and scores are the fev library's, beside the published leaderboard.
+
+    \b
+    stmp bench fev rossmann_1D --data data/rossmann --json rossmann_1D.json
+    """
+    from jobs.bench.fev import fev as job
+    from jobs.bench.learners import BASELINES
+    from jobs.train import load_preset
+
+    names = [] if "none" in (baseline or ()) else list(baseline or BASELINES)
+    config = load_preset(preset, settings or ())
+    finish(job(task, data, config, seeds=seed or [0], steps=steps, baselines=names), json_file)
+
+
+@bench.command()
+def cold(
+    data: DataUri,
+    until: Until,
+    horizon: Ahead = 14,
+    end: End = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of the regions held out of training.")] = 0.2,
+    preset: Preset = "product",
+    settings: Settings = None,
+    seed: Seeds = None,
+    baseline: Baselines = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Forecast regions that were never trained on, from 7, 14, 28 and 56 days of history.
+
+    \b
+    stmp bench cold --data data/rossmann --until 2014-10-31 --json cold.json
+    """
+    from jobs.bench.rolling import cold as job
+    from jobs.train import load_preset
+
+    result = job(
+        data, load_preset(preset, settings or ()), until=str(day(until)), seeds=seed or [0], horizon=horizon,
+        end=day(end), share=share, baselines=_names(baseline),
+    )  # fmt: skip
+    finish(result, json_file)
+
+
+@bench.command()
+def festival(
+    data: DataUri,
+    until: Until,
+    horizon: Ahead = 14,
+    end: End = None,
+    preset: Preset = "product",
+    settings: Settings = None,
+    seed: Seeds = None,
+    baseline: Baselines = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Measure the error on festival days, on the three days after, and on ordinary days.
+
+    \b
+    stmp bench festival --data data/rossmann --until 2014-10-31 --json festival.json
+    """
+    from jobs.bench.rolling import festival as job
+    from jobs.train import load_preset
+
+    result = job(
+        data, load_preset(preset, settings or ()), until=str(day(until)), seeds=seed or [0], horizon=horizon,
+        end=day(end), baselines=_names(baseline),
+    )  # fmt: skip
+    finish(result, json_file)
+
+
+def _names(baseline: list[str] | None) -> list[str]:
+    """The baselines that are asked for; all by default."""
+    from stmp.evaluation.baselines import NAMES
+
+    return [] if "none" in (baseline or ()) else list(baseline or NAMES)
