@@ -1,4 +1,4 @@
-"""Benchmarks: what a window's forecasts may know, how a panel becomes fev's series, and the commands on a small city."""
+"""Benchmarks: what a window's forecasts may know, how a panel becomes fev's series, the commands on a small city."""
 
 from __future__ import annotations
 
