@@ -61,11 +61,11 @@ def forecast(
     steps = horizon or forecaster.horizon
     if steps > forecaster.horizon:
         warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
-    last = _origin(origin, manifest)
+    last = origin_of(origin, manifest)
     future = read_known(known, manifest) if known else None
     rows = 0
     with table_writer(out) as write, progress("Forecast") as bar:
-        for panel in _panels(data, manifest, last, steps, future, bar):
+        for panel in panels(data, manifest, last, steps, future, bar):
             frame = forecaster.predict(panel, last, steps).to_frame().assign(origin=np.datetime64(last, "s"))
             write(frame)
             rows += len(frame)
@@ -82,7 +82,7 @@ def forecast(
     }
 
 
-def _origin(asked: str | None, manifest: Manifest) -> str:
+def origin_of(asked: str | None, manifest: Manifest) -> str:
     """The last period whose sales are used: for weekly data the last week that was over on the day asked for."""
     from stmp.data.calendar import period_range
 
@@ -99,7 +99,7 @@ def _origin(asked: str | None, manifest: Manifest) -> str:
     return str(dates[dates <= np.datetime64(asked)][-1])
 
 
-def _panels(
+def panels(
     data: str, manifest: Manifest, origin: str, steps: int, future: KnownTable | None, bar: Progress
 ) -> Iterator[Panel]:
     """All regions, some thousands at a time, with dates that reach over the horizon."""

@@ -13,23 +13,26 @@ from stmp.errors import ConfigError
 
 app = typer.Typer()
 
+TableFile = Annotated[
+    str, typer.Option(metavar="FILE", help="Where to write: .parquet or .csv, local or on object storage.")
+]
+Origin = Annotated[
+    datetime | None, typer.Option(**DAY, help="The last day whose sales are used; by default the last one there is.")
+]
+KnownFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="CSV or Parquet with the known-future columns of days after the data's end."),
+]
+
 
 @app.command()
 def forecast(
     data: DataUri,
     model: ModelUri,
-    out: Annotated[
-        str, typer.Option(metavar="FILE", help="Where to write: .parquet or .csv, local or on object storage.")
-    ],
-    origin: Annotated[
-        datetime | None,
-        typer.Option(**DAY, help="The last day whose sales are used; by default the last one there is."),
-    ] = None,
+    out: TableFile,
+    origin: Origin = None,
     horizon: Horizon = None,
-    known: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="CSV or Parquet with the known-future columns of days after the data's end."),
-    ] = None,
+    known: KnownFile = None,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
@@ -41,6 +44,31 @@ def forecast(
     stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
     """
     from jobs.forecast import forecast as job
+
+    result = job(data, model, out, origin=day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
+    finish(result, json_file)
+
+
+@app.command()
+def explain(
+    data: DataUri,
+    model: ModelUri,
+    out: TableFile,
+    origin: Origin = None,
+    horizon: Horizon = None,
+    known: KnownFile = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Say what the forecasts owe to each known-future covariate, to festivals and to recent sales.
+
+    Each is answered by the same forecast with that cause as it ordinarily is.
+
+    \b
+    stmp explain --data data/stores --model models:/stores@champion --horizon 14 --out causes.csv
+    """
+    from jobs.explain import explain as job
 
     result = job(data, model, out, origin=day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
     finish(result, json_file)

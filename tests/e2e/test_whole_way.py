@@ -102,6 +102,14 @@ def test_forecast_beyond_the_data_needs_what_is_known_then(stmp: Stmp, walked: d
     assert set(frame.loc[frame["mean"] == 0, "date"]) == {days[3]}, "closed days sell nothing"
 
 
+def test_explanation_says_what_each_cause_adds(stmp: Stmp, walked: dict[str, Any]) -> None:
+    stmp.ok("explain", "--data", "data", "--model", "run", *ORIGIN, "--out", "causes.csv")
+    left, right = pd.read_csv(stmp.folder / "causes.csv"), pd.read_parquet(stmp.folder / "f.parquet")
+    assert left["mean"].to_numpy() == pytest.approx(right["mean"].to_numpy(), rel=1e-5)
+    assert {"ordinary", "promo", "price", "festivals", "recent trend"} <= set(left)
+    assert left["promo"].abs().sum() > 0
+
+
 def test_models_lists_the_version(walked: dict[str, Any]) -> None:
     (version,) = walked["models"]["versions"]
     assert version["uri"] == "models:/city/1"
@@ -110,4 +118,5 @@ def test_models_lists_the_version(walked: dict[str, Any]) -> None:
 
 def test_nothing_but_results_is_left(stmp: Stmp, walked: dict[str, Any]) -> None:
     left = {path.name for path in stmp.folder.iterdir()}
-    assert left <= {"data", "data-raw", "run", "report", "f.parquet", "f.csv", "known.csv", "mlflow.db", "mlartifacts"}
+    known = {"data", "data-raw", "run", "report", "f.parquet", "f.csv", "known.csv"}
+    assert left <= known | {"causes.csv", "mlflow.db", "mlartifacts"}
