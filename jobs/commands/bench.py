@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -50,8 +51,8 @@ def fev(
     from jobs.bench.learners import BASELINES
     from jobs.train import load_preset
 
-    names = [] if "none" in (baseline or ()) else list(baseline or BASELINES)
     config = load_preset(preset, settings or ())
+    names = _names(baseline, BASELINES)
     finish(job(task, data, config, seeds=seed or [0], steps=steps, baselines=names), json_file)
 
 
@@ -76,10 +77,11 @@ def cold(
     """
     from jobs.bench.rolling import cold as job
     from jobs.train import load_preset
+    from stmp.evaluation.baselines import NAMES
 
     result = job(
         data, load_preset(preset, settings or ()), until=str(day(until)), seeds=seed or [0], horizon=horizon,
-        end=day(end), share=share, baselines=_names(baseline),
+        end=day(end), share=share, baselines=_names(baseline, NAMES),
     )  # fmt: skip
     finish(result, json_file)
 
@@ -99,21 +101,22 @@ def festival(
 ) -> None:
     """Measure the error on festival days, on the three days after, and on ordinary days.
 
+    Beside the baselines of `stmp backtest`: lstm, lstnet and maml, networks of the time of the STMP paper.
+
     \b
     stmp bench festival --data data/rossmann --until 2014-10-31 --json festival.json
     """
     from jobs.bench.rolling import festival as job
     from jobs.train import load_preset
+    from stmp.evaluation.baselines import NAMES, NEURAL
 
     result = job(
         data, load_preset(preset, settings or ()), until=str(day(until)), seeds=seed or [0], horizon=horizon,
-        end=day(end), baselines=_names(baseline),
+        end=day(end), baselines=_names(baseline, [*NAMES, *NEURAL]),
     )  # fmt: skip
     finish(result, json_file)
 
 
-def _names(baseline: list[str] | None) -> list[str]:
-    """The baselines that are asked for; all by default."""
-    from stmp.evaluation.baselines import NAMES
-
-    return [] if "none" in (baseline or ()) else list(baseline or NAMES)
+def _names(baseline: list[str] | None, default: Sequence[str]) -> list[str]:
+    """The baselines that are asked for."""
+    return [] if "none" in (baseline or ()) else list(baseline or default)

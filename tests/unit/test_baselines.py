@@ -12,7 +12,16 @@ from stmp.data.calendar import DayRule
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 from stmp.evaluation.backtest import backtest
-from stmp.evaluation.baselines import ETS, LEVELS, LightGBM, SameFestivalLastYear, SeasonalNaive, make_baselines
+from stmp.evaluation.baselines import (
+    ETS,
+    LEVELS,
+    NEURAL,
+    LightGBM,
+    Recurrent,
+    SameFestivalLastYear,
+    SeasonalNaive,
+    make_baselines,
+)
 from stmp.evaluation.baselines.base import Rows
 from stmp.evaluation.baselines.features import build_features, from_ratio, to_ratio
 from stmp.evaluation.baselines.statistical import fill_by_season
@@ -339,3 +348,40 @@ def test_ets_leaves_short_weekly_histories_to_seasonal_naive() -> None:
         cut = panel.with_history(panel.dates[24], 7 * periods)
         forecast = ETS().predict(cut, panel.dates[24], 3)
         assert np.isfinite(forecast.quantiles).all(), periods
+
+
+@pytest.mark.parametrize("kind", NEURAL)
+def test_neural_baselines_learn_a_week_and_a_promotion_and_see_no_future(kind):
+    panel = make(days=200, regions=6, fairs=(), missing=0.0)
+    promoted = panel.known[:, :, panel.known_names.index("promo")] > 0
+    panel = replace(panel, sales=torch.where(promoted[:, :, None], 2 * panel.sales, panel.sales))
+    origin = panel.dates[170]
+    learner = Recurrent(kind, steps=60, context=28).fit(panel, origin, 14)
+    forecast, naive = (p.predict(panel, origin, 14) for p in (learner, SeasonalNaive()))
+    seen = panel.observed[:, 171:185].numpy()
+    errors = [((f.mean - panel.sales[:, 171:185].numpy()) ** 2)[seen].mean() for f in (forecast, naive)]
+    assert errors[0] < 0.5 * errors[1]
+    assert (np.diff(forecast.quantiles, axis=-1) >= 0).all()
+    assert_no_leak(learner, panel, origin, 14)
+
+
+def test_the_head_of_the_meta_learner_moves_towards_the_rows_own_past():
+    panel = make(days=200, regions=6, fairs=(), missing=0.0)
+    learner = Recurrent("maml", steps=30, context=28).fit(panel, panel.dates[170], 7)
+    history = learner._history(panel)
+    batch = learner._own_windows(history, np.arange(6), 170)
+    with torch.no_grad():
+        found, added = learner._net(batch)
+        errors = []
+        for weights in (learner._net.weights().expand(6, -1), learner._net.adapted(batch)):
+            miss = ((found @ weights[:, None, :, None])[..., 0] + added - batch.target) * batch.seen
+            errors.append((miss**2).sum())
+    assert errors[1] < errors[0]
+
+
+def test_unknown_neural_baselines_and_too_short_histories_are_refused():
+    with pytest.raises(ConfigError, match="lstm"):
+        Recurrent("transformer")
+    panel = make()
+    with pytest.raises(DataError, match="needs more history"):
+        Recurrent("lstm").fit(panel, panel.dates[4], 7)

@@ -11,11 +11,18 @@ from stmp.errors import ConfigError
 from stmp.evaluation.baselines.base import LEVELS, Baseline
 from stmp.evaluation.baselines.boosting import LightGBM
 from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
+from stmp.evaluation.baselines.recurrent import BODIES, Recurrent
 from stmp.evaluation.baselines.statistical import ETS
 
-__all__ = ["LEVELS", "NAMES", "Baseline", "ETS", "LightGBM", "SameFestivalLastYear", "SeasonalNaive", "make_baselines"]
+__all__ = [
+    "LEVELS", "NAMES", "NEURAL", "Baseline", "ETS", "LightGBM", "Recurrent", "SameFestivalLastYear", "SeasonalNaive",
+    "make_baselines",
+]  # fmt: skip
 
 NAMES = ("seasonal_naive", "same_festival_last_year", "ets", "lightgbm")
+"""What every backtest is read against."""
+NEURAL = tuple(BODIES)
+"""Networks of the paper's time, which take minutes to train."""
 
 
 def make_baselines(
@@ -29,7 +36,7 @@ def make_baselines(
     seed: int = 0,
     threads: int = 0,
 ) -> dict[str, Baseline]:
-    """Make the baselines, and fit the one that learns on what the model has learned from.
+    """Make the baselines, and fit those that learn on what the model has learned from.
 
     Parameters
     ----------
@@ -39,7 +46,7 @@ def make_baselines(
     horizon : int
         Periods to forecast.
     names : sequence of str
-        Which of `NAMES`.
+        Which of `NAMES` and `NEURAL`.
     regions : sequence of str, optional
         Regions to learn from, the model's ``trained_regions``; by default all.
     levels : tuple of float
@@ -52,9 +59,9 @@ def make_baselines(
     ConfigError
         For an unknown name, or where the library of a baseline is not installed.
     """
-    unknown = sorted(set(names) - set(NAMES))
+    unknown = sorted(set(names) - set(NAMES) - set(NEURAL))
     if unknown:
-        raise ConfigError(f"There are no baselines {unknown}; choose from {list(NAMES)}.")
+        raise ConfigError(f"There are no baselines {unknown}; choose from {[*NAMES, *NEURAL]}.")
     made: dict[str, Baseline] = {}
     for name in names:
         if name == "seasonal_naive":
@@ -67,6 +74,8 @@ def make_baselines(
             rows = np.arange(len(panel.regions))
             if regions is not None:
                 rows = np.flatnonzero(np.isin(panel.regions.astype(str), list(regions)))
-            learner = LightGBM(seed=seed, threads=threads, levels=levels)
+            learner: LightGBM | Recurrent = LightGBM(seed=seed, threads=threads, levels=levels)
+            if name in NEURAL:
+                learner = Recurrent(name, seed=seed, levels=levels)
             made[name] = learner.fit(panel.select(rows), until, horizon)
     return made
