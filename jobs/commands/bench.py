@@ -117,6 +117,31 @@ def festival(
     finish(result, json_file)
 
 
+@bench.command()
+def ablation(
+    data: DataUri,
+    until: Until,
+    horizon: Ahead = 14,
+    end: End = None,
+    row: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this variant; may be repeated.")] = None,
+    settings: Settings = None,
+    seed: Seeds = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Train again without each part of the model, and of the paper's, and forecast the same days.
+
+    \b
+    stmp bench ablation --data data/city --until 2022-10-31 --seed 0 --seed 1 --seed 2 --json ablation.json
+    """
+    from jobs.bench.ablation import ablation as job
+
+    result = job(
+        data, settings or (), until=str(day(until)), rows=row or (), seeds=seed or [0], horizon=horizon, end=day(end)
+    )
+    finish(result, json_file)
+
+
 def _names(baseline: list[str] | None, default: Sequence[str]) -> list[str]:
     """The baselines that are asked for."""
     return [] if "none" in (baseline or ()) else list(baseline or default)

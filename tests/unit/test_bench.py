@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.bench.ablation import PAPERS, PARTS
 from jobs.bench.learners import Boosted, Naive, make_learners
 from jobs.bench.tasks import TASKS, FevTask, find_task, published
 from jobs.bench.windows import Series, Window, average, forecasts
 from jobs.cli import run
+from jobs.train import load_preset
 from stmp.config import Config
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
@@ -132,6 +134,21 @@ def test_commands_on_a_small_city(tmp_path: Path) -> None:
     mse = json.loads((tmp_path / "festival.json").read_text())["mse"]
     assert {"all", "festival", "post_festival"} <= set(mse["stmp, seed 1"])
     assert all(value is None or value > 0 for value in mse["stmp, seed 1"].values())
+    some = [word for word in common if word not in ("--baseline", "seasonal_naive")]
+    named = ["--row", "whole", "--row", "no psi", "--row", "paper, no psi"]
+    assert run(["bench", "ablation", *some, *named, "--json", str(tmp_path / "ablation.json")]) == 0
+    variants = json.loads((tmp_path / "ablation.json").read_text())["variants"]
+    assert list(variants) == ["whole", "no psi", "paper, no psi"]
+    errors = [tuple(entry["slices"]["all"]["wape"]) for entry in variants.values()]
+    assert len(set(errors)) == 3, "each variant is another model"
+    assert run(["bench", "ablation", *some, "--row", "no luck"]) == 2
+
+
+def test_every_ablation_changes_its_preset() -> None:
+    for preset, variants in (("product", PARTS), ("paper", PAPERS)):
+        whole = load_preset(preset)
+        for name, changes in variants.items():
+            assert (load_preset(preset, changes) == whole) == (not changes), name
 
 
 def test_fev_itself_scores_a_task(tmp_path: Path) -> None:
