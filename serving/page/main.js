@@ -14,6 +14,7 @@ import { count, periods, title } from "./words.js";
 
 const NARROW = window.matchMedia("(max-width: 700px)");
 const PAUSE_MS = 120;
+const LOOK_AGAIN_MS = 60_000;
 
 /** Answers of the API; changed is the forecast under the what-ifs, which are changes, and other that of the model that
  * is not in charge of the region while two are on trial, as {name, forecast}. */
@@ -50,6 +51,15 @@ const refresh = newest(askPlan);
 const askChanged = newest(async (signal) => {
   await forecastChanged(signal);
   draw();
+});
+
+/** Ask anew if another model answers by now, or another is on trial: a page may stay open for days. */
+const lookAgain = newest(async (signal) => {
+  if (!state.plan || document.hidden) return;
+  const models = ({ model_version, trial }) => JSON.stringify([model_version, trial?.model_version]);
+  const before = models(state.model);
+  await loadModel(signal);
+  if (models(state.model) !== before) await refresh();
 });
 
 async function askPlan(signal) {
@@ -286,6 +296,8 @@ $("table-card").addEventListener("toggle", () => {
   const [head, first] = [$("table").querySelector("thead"), $("table").querySelector(".ahead")];
   $("table").scrollTop = first ? first.offsetTop - head.offsetHeight : $("table").scrollHeight;
 });
+document.addEventListener("visibilitychange", () => lookAgain());
+setInterval(lookAgain, LOOK_AGAIN_MS);
 window.addEventListener("hashchange", () => regionInAddress() && show(regionInAddress()));
 
 start();

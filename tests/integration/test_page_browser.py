@@ -380,6 +380,24 @@ def test_the_model_and_its_gate_are_shown(visit: Callable[..., Visit], address: 
     expect(page.locator("#loading-model")).to_contain_text("city/3 could not be loaded: its weights are damaged.")
 
 
+def test_an_open_page_takes_up_another_model(visit: Callable[..., Visit], address: str) -> None:
+    seen = visit()
+    page = seen.open(address)
+    asked = seen.asked
+    forecasts = [url for url in asked if url.endswith("v1/forecasts")]
+
+    with page.expect_response("**/v1/model"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_timeout(200)
+    assert [url for url in asked if url.endswith("v1/forecasts")] == forecasts, "nothing has changed"
+
+    real = httpx.get(f"{address}v1/model").json()
+    page.route("**/v1/model", lambda route: route.fulfill(json=real | {"model_version": "models:/shop/8"}))
+    with page.expect_request("**/v1/forecasts"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#version")).to_contain_text("models:/shop/8")
+
+
 def test_only_what_is_planned_is_forecast(visit: Callable[..., Visit], tried: tuple[str, Replica]) -> None:
     """Where covariates of coming days are missing, history is shown, and what to do."""
     url, _ = tried
