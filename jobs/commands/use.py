@@ -19,7 +19,10 @@ def forecast(
     data: DataUri,
     model: ModelUri,
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="Where to write: .parquet or .csv, local or on object storage.")
+        str,
+        typer.Option(
+            metavar="FILE", help="A .parquet or .csv file, or a FOLDER/ of Parquet parts; local or on object storage."
+        ),
     ],
     origin: Annotated[
         datetime | None,
@@ -30,19 +33,23 @@ def forecast(
         str | None,
         typer.Option(metavar="FILE", help="CSV or Parquet with the known-future columns of days after the data's end."),
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray tasks at a time, for a FOLDER/; 0 is this process.")] = 0,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
-    """Forecast all regions, and write region, series, date, mean and quantiles as one table.
+    """Forecast all regions, and write region, series, date, mean and quantiles as a table.
 
     \b
     stmp forecast --data data/stores --model runs/first --out forecast.parquet
     stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
+    stmp forecast --data s3://bucket/stores --model models:/stores@champion --out s3://bucket/forecasts/may/ --workers 8
     """
     from jobs.forecast import forecast as job
 
-    result = job(data, model, out, origin=day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
+    result = job(
+        data, model, out, origin=day(origin), horizon=horizon, known=known, workers=workers, tracking_uri=tracking_uri
+    )
     finish(result, json_file)
 
 
