@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish
+from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish, shares
 from stmp.errors import ConfigError
 
 app = typer.Typer()
@@ -117,26 +117,13 @@ def rollout(
     """
     from jobs.serve import rollout as job
 
+    if canary is not None and shadow:
+        raise ConfigError("--canary and --shadow exclude each other: in the shadow the model answers nobody.")
     result = job(
-        model, url=url, dashboard=dashboard, canary=_shares(canary, shadow), shadow=shadow, hold_s=hold,
+        model, url=url, dashboard=dashboard, canary=shares(canary), shadow=shadow, hold_s=hold,
         max_difference=max_difference, tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
-
-
-def _shares(canary: str | None, shadow: bool) -> tuple[float, ...]:
-    """Growing shares of the regions, from a text."""
-    if canary is None:
-        return ()
-    if shadow:
-        raise ConfigError("--canary and --shadow exclude each other: in the shadow the model answers nobody.")
-    try:
-        shares = tuple(float(part) for part in canary.split(","))
-    except ValueError:
-        shares = ()
-    if not shares or not all(0 < share <= 1 for share in shares) or list(shares) != sorted(set(shares)):
-        raise ConfigError(f"--canary {canary}: give growing shares of the regions, above 0 and up to 1: 0.05,0.25,0.5.")
-    return shares
 
 
 @app.command()
