@@ -373,7 +373,10 @@ class Pipeline:
 
     @contextmanager
     def _published(self, place: str) -> Iterator[Path]:
-        """A local folder whose files are put into one of this retraining."""
+        """A local folder whose files are put into one of this retraining, or are there already."""
+        if self.folder.local:
+            yield Path(self.folder.path, place)
+            return
         with tempfile.TemporaryDirectory(prefix="stmp-report-") as scratch:
             yield Path(scratch)
             for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
