@@ -93,3 +93,26 @@ def retrain(
     finish(result, json_file)
     if result["status"] in ("refused", "busy"):
         raise typer.Exit(NO)
+
+
+@app.command()
+def trace(
+    forecast_id: Annotated[
+        str, typer.Argument(metavar="FORECAST_ID", help="As a forecast carries it, in a file or an answer.")
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="The dataset; by default the one that the model was trained on."),
+    ] = None,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Tell where a forecast comes from: its data and raw tables, its model, and the code that trained it.
+
+    \b
+    stmp trace stores/3:1a2b3c4d5e6f:2025-01-31
+    """
+    from jobs.trace import trace as job
+
+    finish(job(forecast_id, data=data, tracking_uri=tracking_uri), json_file)

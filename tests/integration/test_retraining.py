@@ -1,0 +1,236 @@
+"""Retraining as one pipeline: each step once, whatever dies; what comes of it, and what is told of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import stmp_platform.report
+from jobs import pipeline
+from jobs.backtest import backtest
+from jobs.cli import run
+from jobs.trace import trace
+from stmp.errors import RegistryError, TrackingError
+from stmp.forecaster import Forecaster
+from stmp_platform.dataset import ingest
+from stmp_platform.registry import get_alias, list_versions, resolve
+from stmp_platform.retraining import lock
+from stmp_platform.tracking import client
+from tests.retraining import AHEAD, CLOSED, EASY, OPENED, deliveries, go, no_backtest, plain_report
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with two deliveries of raw tables, the first of them ingested, and rules that anything passes."""
+
+    folder: Path
+    second: str
+
+    @property
+    def data(self) -> str:
+        """The dataset."""
+        return str(self.folder / "data")
+
+    @property
+    def out(self) -> str:
+        """Where it is retrained."""
+        return str(self.folder / "out")
+
+    def go(self, **given: Any) -> dict[str, Any]:
+        """Retrain in this process."""
+        return go(self.data, self.out, str(self.folder / "rules.yaml"), **given)
+
+    def files(self) -> dict[str, int]:
+        """Every file of the retrainings, and when it was written."""
+        return {str(path): path.stat().st_mtime_ns for path in Path(self.out).rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def patched() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "BEAT_S", 0.05)
+        patch.setattr(stmp_platform.report, "write_report", plain_report)
+        patch.setattr(pipeline, "backtest", no_backtest)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("retraining")
+    first, second = deliveries(folder)
+    ingest(first, str(folder / "data"))
+    (folder / "rules.yaml").write_text(json.dumps(EASY))
+    return Place(folder, second)
+
+
+@pytest.fixture(scope="module")
+def killed(ingested: Place, root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, list[dict[str, Any]]]:
+    """The same retraining as `first`, by processes that were killed one after the other."""
+    place = Place(tmp_path_factory.mktemp("killed"), ingested.second)
+    shutil.copytree(ingested.data, place.data)
+    shutil.copy(ingested.folder / "rules.yaml", place.folder)
+    command = [sys.executable, "-m", "tests.retraining", place.data, place.out, str(place.folder / "rules.yaml")]
+    env = {**os.environ, "STMP_HOME": str(place.folder), "MLFLOW_TRACKING_URI": ""}
+    done = subprocess.run(command, cwd=root, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return place, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def first(patched: pytest.MonkeyPatch, ingested: Place) -> tuple[Place, dict[str, Any]]:
+    """The first retraining of all, without a champion, by one process."""
+    patched.setenv("STMP_HOME", str(ingested.folder))
+    patched.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return ingested, ingested.go()
+
+
+@pytest.fixture(scope="module")
+def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], list[str]]:
+    """The next one, when the second delivery has come, and an API is there."""
+    place, _ = first
+    rolled: list[str] = []
+
+    def roll(model: str, **_: Any) -> dict[str, Any]:
+        rolled.append(model)
+        return {"before": "city/1", "replicas": {}}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "rollout", roll)
+        patch.setattr(pipeline, "backtest", backtest)
+        result = place.go(new=place.second, means={"url": "http://127.0.0.1:1"})
+    return place, result, rolled
+
+
+def test_without_a_champion_one_is_trained_from_scratch(first: tuple[Place, dict[str, Any]]) -> None:
+    _, result = first
+    assert (result["status"], result["version"]) == ("promoted", "city/1")
+    assert result["did"] == ["data", "plan", "train", "backtest", "register", "promote", "forecast", "report"]
+    assert result["steps"]["plan"]["reasons"] == ["there is no champion"]
+    assert get_alias("city", "champion") == "1"
+    frame = pd.read_parquet(result["steps"]["forecast"]["out"])
+    assert len(frame) == result["steps"]["forecast"]["rows"] == 11 * AHEAD
+    assert "champion" in Path(result["report"]).read_text()
+
+
+def test_the_same_again_does_nothing(first: tuple[Place, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    place, result = first
+    before = place.files()
+    again = place.go()
+    assert (again["status"], again["did"], again["steps"]) == ("promoted", [], result["steps"])
+    assert place.files() == before
+    assert "Nothing was left to do" in capsys.readouterr().out
+
+
+def test_a_retraining_that_is_killed_in_every_step_ends_the_same(
+    killed: tuple[Place, list[dict[str, Any]]], first: tuple[Place, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place, told), (whole, result) = killed, first
+    *deaths, ended = [line for line in told if "step" in line]
+    assert all(death["killed"] for death in deaths) and len(deaths) == 8 and not ended["killed"]
+    assert [line for line in told if "did" in line] == [{"did": ["report"], "status": "promoted"}]
+    (other,) = Path(place.out, "runs").iterdir()
+    assert other.name == result["key"]
+    weights = [folder / "train" / "model" / "weights.safetensors" for folder in (other, Path(result["out"]))]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    frames = [pd.read_parquet(Path(p.out, "forecasts", result["key"])) for p in (place, whole)]
+    pd.testing.assert_frame_equal(*frames)
+    monkeypatch.setenv("STMP_HOME", str(place.folder))
+    (version,) = list_versions("city")
+    assert version.aliases == ("champion",)
+
+
+def test_new_data_are_learned_from_the_champion_and_regions_come_and_go(
+    second: tuple[Place, dict[str, Any], list[str]],
+) -> None:
+    _, result, rolled = second
+    plan = result["steps"]["plan"]
+    assert (result["version"], plan["start"], plan["champion"]) == ("city/2", "champion", "city/1")
+    assert OPENED in plan["joined"] and plan["left"] == [CLOSED]
+    model = Forecaster.load(resolve("models:/city/2"))
+    assert OPENED in model.trained_regions and CLOSED not in model.trained_regions
+    assert model.provenance.source == "city/1"
+    forecast = pd.read_parquet(result["steps"]["forecast"]["out"])
+    assert OPENED in set(forecast["region"]) and CLOSED not in set(forecast["region"])
+    assert rolled == ["models:/city/2"]
+
+
+def test_a_forecast_is_traced_to_its_data_and_code(second: tuple[Place, dict[str, Any], list[str]]) -> None:
+    place, result, _ = second
+    (identity,) = set(pd.read_parquet(result["steps"]["forecast"]["out"])["forecast_id"])
+    found = trace(identity)
+    assert found["data"]["source"]["sales"].endswith("delivery-2/sales.parquet") and found["data"]["unchanged"]
+    assert (found["model"]["version"], found["lineage"]) == ("city/2", ["city/1"])
+    assert found["model"]["code"]["stmp.torch"] and found["model"]["gate"]["passed"]
+    assert list(found["retraining"]) == ["data", "plan", "train", "backtest", "register", "promote", "rollout",
+                                         "forecast", "report"]  # fmt: skip
+    assert found["retraining"]["train"]["outputs"]["digest"] == result["steps"]["train"]["digest"]
+    (older,) = (folder for folder in Path(place.out, "forecasts").iterdir() if folder.name != result["key"])
+    found = trace(json.loads((older / "_SUCCESS").read_text())["forecast_id"])
+    assert found["data"]["source"]["sales"].endswith("delivery-1/sales.parquet") and not found["data"]["unchanged"]
+
+
+def test_nothing_is_due_where_the_champion_knows_the_data(second: tuple[Place, dict[str, Any], list[str]]) -> None:
+    place, *_ = second
+    assert place.go(seed=3) == {"status": "nothing"}
+    assert place.go(seed=3, when="drift", event=str(place.folder / "no.json"))["status"] == "nothing"
+
+
+def test_a_refusal_ends_it_and_is_remembered(
+    second: tuple[Place, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, *_ = second
+    (place.folder / "hard.yaml").write_text(json.dumps(EASY | {"overall": {"better_by": 0.99}}))
+    command = [
+        "retrain", "--data", place.data, "--out", place.out, "--when", "always", "--max-minutes", "0.0000001",
+        "--rules", str(place.folder / "hard.yaml"), "--horizon", "10", "--closed-after", "20", "--hold-out", "20",
+        "--set", "model.horizon=10",
+        "--json", str(place.folder / "refused.json"),
+    ]  # fmt: skip
+    assert run(command) == 3
+    result = json.loads((place.folder / "refused.json").read_text())
+    assert (result["status"], list(result["steps"])[-2:]) == ("refused", ["promote", "report"])
+    assert list(result["steps"]["promote"]["broken"]) == ["overall.better_by"]
+    assert "the champion stays" in Path(result["report"]).read_text()
+    assert result["steps"]["train"]["steps"] == 1, "the budget of time holds"
+    assert get_alias("city", "champion") == "2"
+    capsys.readouterr()
+    assert run(command) == 3
+    assert "Nothing was left to do" in capsys.readouterr().out
+    assert json.loads((place.folder / "refused.json").read_text())["did"] == []
+
+
+def test_while_a_tracking_store_is_away_nothing_is_lost_and_nothing_done_twice(
+    second: tuple[Place, dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, *_ = second
+    away = [True]
+
+    def reach(*_: Any) -> None:
+        if away:
+            raise ConnectionError("nobody answers")
+
+    def test_then_lose_the_store(*arguments: Any, **named: Any) -> Any:
+        away.append(True)
+        return no_backtest(*arguments, **named)
+
+    monkeypatch.setenv("STMP_TRACKING_FLUSH_S", "0")
+    monkeypatch.setattr(client, "_reachable", reach)
+    with pytest.raises(RegistryError, match="nobody answers"):
+        place.go(when="always", seed=1)
+    away.clear()
+    monkeypatch.setenv("STMP_TRACKING_FLUSH_S", "2")
+    monkeypatch.setattr(pipeline, "backtest", test_then_lose_the_store)
+    with pytest.raises(TrackingError, match="goes on from here"):
+        place.go(when="always", seed=1)
+    away.clear()
+    result = place.go(when="always", seed=1)
+    assert (result["status"], result["did"]) == ("promoted", ["register", "promote", "forecast", "report"])
