@@ -116,3 +116,29 @@ def trace(
     from jobs.trace import trace as job
 
     finish(job(forecast_id, data=data, tracking_uri=tracking_uri), json_file)
+
+
+@app.command()
+def prune(
+    data: DataUri,
+    out: Annotated[str, typer.Option(metavar="URI", help="Folder of its retrainings.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of the registered model; by default the dataset's.")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="So many of the newest of each kind stay.")] = 5,
+    days: Annotated[int, typer.Option(min=0, help="All that are younger stay.")] = 90,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Remove what goes; otherwise it is only shown.")] = False,
+    tracking_uri: Tracking = None,
+    json_file: JsonFile = None,
+    debug: Debug = False,
+) -> None:
+    """Show which old retrainings, forecasts, versions and states of a dataset nothing needs; --yes removes them.
+
+    \b
+    stmp prune --data data/stores --out retrainings
+    stmp prune --data data/stores --out retrainings --keep 10 --days 30 --yes
+    """
+    from jobs.prune import prune as job
+
+    result = job(data, out, name=name, keep=keep, days=days, yes=yes, tracking_uri=tracking_uri)
+    finish(result, json_file)

@@ -19,11 +19,12 @@ import stmp_platform.report
 from jobs import pipeline
 from jobs.backtest import backtest
 from jobs.cli import run
+from jobs.prune import prune
 from jobs.trace import trace
 from stmp.errors import RegistryError, TrackingError
 from stmp.forecaster import Forecaster
 from stmp_platform.dataset import ingest
-from stmp_platform.registry import get_alias, list_versions, resolve
+from stmp_platform.registry import get_alias, list_versions, register, resolve
 from stmp_platform.retraining import lock
 from stmp_platform.tracking import client
 from tests.retraining import AHEAD, CLOSED, EASY, OPENED, deliveries, go, no_backtest, plain_report
@@ -184,28 +185,31 @@ def test_nothing_is_due_where_the_champion_knows_the_data(second: tuple[Place, d
     assert place.go(seed=3, when="drift", event=str(place.folder / "no.json"))["status"] == "nothing"
 
 
-def test_a_refusal_ends_it_and_is_remembered(
-    second: tuple[Place, dict[str, Any], list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def refused(second: tuple[Place, dict[str, Any], list[str]]) -> tuple[list[str], int, dict[str, Any]]:
+    """A retraining from the command line that the gate refuses: the command, its exit code and its result."""
     place, *_ = second
     (place.folder / "hard.yaml").write_text(json.dumps(EASY | {"overall": {"better_by": 0.99}}))
+    file = place.folder / "refused.json"
     command = [
         "retrain", "--data", place.data, "--out", place.out, "--when", "always", "--max-minutes", "0.0000001",
-        "--rules", str(place.folder / "hard.yaml"), "--horizon", "10", "--closed-after", "20", "--hold-out", "20",
-        "--set", "model.horizon=10",
-        "--json", str(place.folder / "refused.json"),
+        "--rules", str(place.folder / "hard.yaml"), "--closed-after", "20", "--hold-out", "20", "--json", str(file),
     ]  # fmt: skip
-    assert run(command) == 3
-    result = json.loads((place.folder / "refused.json").read_text())
-    assert (result["status"], list(result["steps"])[-2:]) == ("refused", ["promote", "report"])
+    return command, run(command), json.loads(file.read_text())
+
+
+def test_a_refusal_ends_it_and_is_remembered(
+    refused: tuple[list[str], int, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, code, result = refused
+    assert (code, result["status"], list(result["steps"])[-2:]) == (3, "refused", ["promote", "report"])
     assert list(result["steps"]["promote"]["broken"]) == ["overall.better_by"]
     assert "the champion stays" in Path(result["report"]).read_text()
     assert result["steps"]["train"]["steps"] == 1, "the budget of time holds"
     assert get_alias("city", "champion") == "2"
-    capsys.readouterr()
     assert run(command) == 3
     assert "Nothing was left to do" in capsys.readouterr().out
-    assert json.loads((place.folder / "refused.json").read_text())["did"] == []
+    assert json.loads(Path(command[-1]).read_text())["did"] == []
 
 
 def test_while_a_tracking_store_is_away_nothing_is_lost_and_nothing_done_twice(
@@ -234,3 +238,32 @@ def test_while_a_tracking_store_is_away_nothing_is_lost_and_nothing_done_twice(
     away.clear()
     result = place.go(when="always", seed=1)
     assert (result["status"], result["did"]) == ("promoted", ["register", "promote", "forecast", "report"])
+
+
+def test_what_is_old_goes_and_what_anything_needs_stays(
+    first: tuple[Place, dict[str, Any]],
+    second: tuple[Place, dict[str, Any], list[str]],
+    refused: tuple[list[str], int, dict[str, Any]],
+) -> None:
+    place, result = first
+    number = refused[2]["version"].partition("/")[2]
+    newest = register(Path(result["steps"]["train"]["model"]), "city", run_id=None).version
+    before, versions = place.files(), {v.version for v in list_versions("city")}
+    shown = prune(place.data, place.out, keep=1, days=0)["items"]
+    assert place.files() == before and {v.version for v in list_versions("city")} == versions, "it only shows"
+    going = {(item["kind"], item["name"]) for item in shown if not item["why"]}
+    why = {item["name"]: item["why"] for item in shown if item["kind"] == "version"}
+    assert ("version", number) in going and ("retraining", refused[2]["key"]) in going
+    assert ("forecast", result["key"]) in going
+    assert (why["1"], why["2"]) == ("it was champion", "it was champion") and "newest" in why[newest]
+    assert not {name for kind, name in going if kind == "state"}, "a version that stays has learned each of them"
+
+    prune(place.data, place.out, keep=1, days=0, yes=True)
+    assert {v.version for v in list_versions("city")} == versions - {number}
+    assert not Path(refused[2]["out"]).exists() and not Path(result["steps"]["forecast"]["out"]).exists()
+    assert Path(result["out"]).exists()
+    told = trace(result["steps"]["forecast"]["forecast_id"])
+    assert told["retraining"]["promote"] and told["data"]["source"]
+    assert Forecaster.load(resolve("models:/city/1"))
+    left = prune(place.data, place.out, keep=1, days=0, yes=True)["items"]
+    assert all(item["why"] for item in left)
