@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from stmp_platform.dataset import ingest
 from stmp_platform.registry import get_alias, list_versions, register, resolve
 from stmp_platform.retraining import lock
 from stmp_platform.tracking import client
-from tests.retraining import AHEAD, CLOSED, EASY, OPENED, deliveries, go, no_backtest, plain_report
+from tests.retraining import AHEAD, CLOSED, EASY, OPENED, SETTINGS, deliveries, go, no_backtest, plain_report
 
 
 @dataclass(frozen=True)
@@ -267,3 +269,25 @@ def test_what_is_old_goes_and_what_anything_needs_stays(
     assert Forecaster.load(resolve("models:/city/1"))
     left = prune(place.data, place.out, keep=1, days=0, yes=True)["items"]
     assert all(item["why"] for item in left)
+
+
+def test_commands_of_the_page_run(
+    second: tuple[Place, dict[str, Any], list[str]], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, result, _ = second
+    (tmp_path / "data").mkdir()
+    for name, there in (("data/stores", place.data), ("retrainings", place.out), ("new", Path(place.second).parent)):
+        (tmp_path / name).symlink_to(there)
+    monkeypatch.chdir(tmp_path)
+    page = (root / "docs" / "retraining.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line)[1:] for line in "".join(blocks).splitlines()]
+    assert [line[0] for line in lines] == ["retrain", "trace", "prune", "retrain"]
+    asked = ["--rules", str(place.folder / "rules.yaml"), "--hold-out", "20", "--closed-after", "20"]
+    asked += [part for setting in SETTINGS for part in ("--set", setting)]
+    before = place.files()
+    for command, *arguments in lines:
+        if command == "trace":
+            arguments = [result["steps"]["forecast"]["forecast_id"]]
+        assert run([command, *arguments, *(asked if command == "retrain" else ())]) == 0
+    assert place.files() == before, "all of it was done before, or is not due"
