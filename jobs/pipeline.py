@@ -286,7 +286,7 @@ class Pipeline:
                 tracking_uri=self.means.tracking_uri,
             )  # fmt: skip
         checks = {check["rule"]: check["text"] for check in decided.get("checks", ()) if check["passed"] is False}
-        return {"promoted": decided["promoted"], "before": decided["before"], "broken": checks}
+        return {"promoted": decided["promoted"], "broken": checks}
 
     def _roll_out(self, version: str) -> dict[str, Any]:
         """Have the API answer with it."""

@@ -31,7 +31,7 @@ def trace(forecast_id: str, *, data: str | None = None, tracking_uri: str | None
     since = "" if used["unchanged"] else "; the dataset has changed since"
     rows = [
         ("forecast from", f"{used['uri']} as of {forecast['day']}, fingerprint {used['fingerprint']}"),
-        ("raw tables", ", ".join(map(str, used["source"].values()))),
+        ("last brought in", ", ".join(map(str, used["source"].values()))),
         (
             "written",
             f"{used['created_at']} by {used['created_by']}{since}",
@@ -49,7 +49,7 @@ def trace(forecast_id: str, *, data: str | None = None, tracking_uri: str | None
         rows.insert(1, ("observations", f"those of the API up to change {forecast['sequence']}"))
     for name, text in rows:
         if text:
-            say(f"{name + ':':16}{text}")
+            say(f"{name + ':':17}{text}")
     if found["retraining"]:
         steps = [(name, r["began"], r["seconds"], r["by"]) for name, r in found["retraining"].items()]
         table(("step", "began", "seconds", "by"), steps)

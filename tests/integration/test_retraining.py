@@ -23,11 +23,11 @@ from jobs.backtest import backtest
 from jobs.cli import run
 from jobs.prune import prune
 from jobs.trace import trace
-from stmp.errors import RegistryError, TrackingError
+from stmp.errors import DataError, RegistryError, TrackingError
 from stmp.forecaster import Forecaster
 from stmp_platform.dataset import ingest
 from stmp_platform.registry import get_alias, list_versions, register, resolve
-from stmp_platform.retraining import lock
+from stmp_platform.retraining import Lease, lock
 from stmp_platform.tracking import client
 from tests.retraining import AHEAD, CLOSED, EASY, OPENED, SETTINGS, deliveries, go, no_backtest, plain_report
 
@@ -179,6 +179,26 @@ def test_a_forecast_is_traced_to_its_data_and_code(second: tuple[Place, dict[str
     (older,) = (folder for folder in Path(place.out, "forecasts").iterdir() if folder.name != result["key"])
     found = trace(json.loads((older / "_SUCCESS").read_text())["forecast_id"])
     assert found["data"]["source"]["sales"].endswith("delivery-1/sales.parquet") and not found["data"]["unchanged"]
+
+
+def test_what_cannot_be_traced_is_told(first: tuple[Place, dict[str, Any]]) -> None:
+    _, result = first
+    data = result["steps"]["data"]
+    by_folder = trace(f"{result['out']}/train:{data['fingerprint'][:12]}:{data['last_sales_date']}")
+    assert by_folder["model"]["registered"] is None and by_folder["retraining"]["train"]
+    with pytest.raises(RegistryError, match="neither a version in"):
+        trace("city/99:f00d:2022-01-01")
+    with pytest.raises(DataError, match="never had the fingerprint f00d"):
+        trace("city/1:f00d:2022-01-01")
+
+
+def test_while_one_retrains_another_leaves(
+    first: tuple[Place, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, _ = first
+    with Lease(place.data):
+        assert run(["retrain", "--data", place.data, "--out", place.out]) == 3
+    assert "Another retraining holds these data" in capsys.readouterr().out
 
 
 def test_nothing_is_due_where_the_champion_knows_the_data(second: tuple[Place, dict[str, Any], list[str]]) -> None:
