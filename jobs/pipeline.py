@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from jobs.asked import Asked, Means
 from jobs.backtest import backtest
 from jobs.forecast import forecast
 from jobs.ingest import summary
@@ -22,7 +18,7 @@ from jobs.promote import promote
 from jobs.screen import say, warn
 from jobs.serve import rollout
 from jobs.train import load_preset
-from stmp.errors import DataError, TrackingError
+from stmp.errors import TrackingError
 
 if TYPE_CHECKING:
     from stmp.config import Config
@@ -34,66 +30,6 @@ BASELINES = ("seasonal_naive",)
 """Of the backtest: what the gate itself holds a first model against."""
 SOURCE = "source"
 """Folder of the champion that a retraining began from."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What decides, with the data, what comes of a retraining: together they are its key.
-
-    Attributes
-    ----------
-    name : str
-        Registered model.
-    hold_out : int or None
-        Periods at the end that are kept from learning; None for four windows of the gate.
-    closed_after : int
-        Days without sales after which a region has closed; 0 for never.
-    rules : dict
-        Of the gate.
-    crossed : list
-        What of `stmp monitor`'s event there is.
-    """
-
-    name: str
-    preset: str
-    settings: tuple[str, ...]
-    seed: int
-    hold_out: int | None
-    closed_after: int
-    rules: Mapping[str, Any]
-    crossed: Any
-
-    def key(self, fingerprint: str, last: str) -> str:
-        """``2025-01-31-1a2b3c4d5e6f``: the data's last day, and a digest of data and settings."""
-        text = json.dumps([fingerprint, asdict(self)], sort_keys=True)
-        return f"{last}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-@dataclass(frozen=True)
-class Means:
-    """What a retraining is done with, and what is done with the new model; the model is the same whatever it is.
-
-    Attributes
-    ----------
-    url, dashboard : str or None
-        Of the API that the model is rolled out to, and of its Ray dashboard.
-    horizon, known
-        Of the batch forecasts, as in `jobs.forecast.forecast`.
-    rules : Path or None
-    today : str or None
-        The day from which the data's age is counted.
-    """
-
-    workers: int = 0
-    gpu: bool = False
-    url: str | None = None
-    dashboard: str = ""
-    canary: tuple[float, ...] = ()
-    horizon: int | None = None
-    known: str | None = None
-    rules: Path | None = None
-    today: str | None = None
-    tracking_uri: str | None = None
 
 
 class Pipeline:
@@ -171,49 +107,30 @@ class Pipeline:
 
     def _plan(self) -> dict[str, Any]:
         """From where to begin, and with which days and regions."""
-        from stmp.learning.train import resolve_dates
-        from stmp.nets.names import period_days
         from stmp_platform.dataset import read_panel
-        from stmp_platform.dataset.storage import region_names
-        from stmp_platform.gate.evidence import HORIZON
-        from stmp_platform.retraining.plan import WINDOWS, check_future, last_to_learn, reasons_for_scratch
+        from stmp_platform.retraining.plan import check_future, days_and_regions, reasons_for_scratch
 
-        champion, days = self._champion(), period_days(self.manifest.frequency)
-        last = date.fromisoformat(self.manifest.last_sales_date)
-        since = str(last - timedelta(days=self.asked.closed_after)) if self.asked.closed_after else ""
-        names = region_names(self.data, since)
-        if not names:
-            raise DataError(f"No region of {self.data} has sold anything since {since}: set --closed-after higher.")
-        panel = read_panel(self.data, regions=names[:1])
+        champion, asked = self._champion(), self.asked
+        panel = read_panel(self.data, shard=(0, self.manifest.regions))  # one region shows the columns
         config = self._config(champion)
         reasons = reasons_for_scratch(champion, config, panel, self.event)
         if reasons:
             config = self._config(None)
-        periods = self.rules.windows.horizon or HORIZON[days]
-        until = last_to_learn(self.manifest, self.asked.hold_out or WINDOWS * periods)
-        config, _ = resolve_dates(
-            config,
-            first=np.datetime64(self.manifest.first_date, "D"),
-            last_sold=np.datetime64(last, "D"),
-            period_days=days,
-            until=until,
-        )
-        learned = config.model.horizon
-        assert learned is not None, "it is resolved"
+        chosen = days_and_regions(self.data, self.manifest, config, self.rules, asked.hold_out, asked.closed_after)
         if self.means.known is None:
-            check_future(self.manifest, config, self.means.horizon or learned)
+            check_future(self.manifest, config, self.means.horizon or chosen.horizon)
         trained = set(champion.trained_regions) if champion is not None else set()
         say(f"From scratch: {'; '.join(reasons)}." if reasons else f"From {champion.name if champion else None}.")
         return {
             "champion": champion.name if champion is not None else None,
             "start": "scratch" if reasons else "champion",
             "reasons": reasons,
-            "until": until,
-            "since": since,
-            "window": min(periods, learned),
-            "regions": len(names),
-            "joined": sorted(set(names) - trained) if trained else [],
-            "left": sorted(trained - set(names)),
+            "until": chosen.until,
+            "since": chosen.since,
+            "window": chosen.window,
+            "regions": len(chosen.regions),
+            "joined": sorted(set(chosen.regions) - trained) if trained else [],
+            "left": sorted(trained - set(chosen.regions)),
         }
 
     def _train(self, plan: Mapping[str, Any]) -> dict[str, Any]:

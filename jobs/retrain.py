@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jobs.asked import Asked, Means
 from jobs.ingest import ingest
-from jobs.pipeline import Asked, Means, Pipeline
+from jobs.pipeline import Pipeline
 from jobs.screen import say
 from stmp.errors import ConfigError, DataError
 

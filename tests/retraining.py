@@ -78,7 +78,7 @@ def plain_report(result: Any, panel: Any, folder: Path, **_: Any) -> Path:
 
 def go(data: str, out: str, rules: str, **given: Any) -> dict[str, Any]:
     """Retrain with small settings."""
-    from jobs.pipeline import Means
+    from jobs.asked import Means
     from jobs.retrain import retrain
 
     means = Means(rules=Path(rules), today="2022-06-01", **given.pop("means", {}))

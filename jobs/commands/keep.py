@@ -78,7 +78,7 @@ def retrain(
     stmp retrain --data data/stores --out retrainings --when drift --event monitor/event.json --url http://api:8000
     stmp retrain --data s3://bucket/stores --out s3://bucket/retrainings --workers 4 --gpu --max-minutes 90
     """
-    from jobs.pipeline import Means
+    from jobs.asked import Means
     from jobs.retrain import retrain as job
 
     means = Means(

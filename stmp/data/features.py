@@ -108,8 +108,8 @@ class Schema:
     def align(self, panel: Panel) -> Panel:
         """The panel with the model's categories and order of columns, where it has the model's columns.
 
-        A region may come that is of a kind the model has never seen, or the last one of a kind may go: what is new reads
-        as none of the kinds that were learned. Other columns and other series are left as they are, for `check`.
+        A region may come that is of a kind the model has never seen, or the last one of a kind may go: what is new
+        reads as none of the kinds that were learned. Other columns and series are left as they are, for `check`.
         """
         changed: dict[str, Any] = {}
         for role in ("past", "known", "static"):

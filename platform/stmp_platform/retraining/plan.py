@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from stmp.errors import ConfigError, DataError
 from stmp.learning.graft import check_match
+from stmp.learning.train import resolve_dates
 from stmp.nets.names import period_days
 from stmp_platform.files import Folder
+from stmp_platform.gate.evidence import HORIZON
 
 if TYPE_CHECKING:
     from stmp.config import Config
     from stmp.data.panel import Panel
     from stmp.forecaster import Forecaster
     from stmp_platform.dataset import Manifest
+    from stmp_platform.gate import Rules
 
 When = Literal["new", "drift", "always"]
 WINDOWS = 4
@@ -145,25 +149,71 @@ def _series(names: Sequence[str]) -> set[str]:
     return set(names) if len(names) > 1 else set()
 
 
-def last_to_learn(manifest: Manifest, held_out: int) -> str:
-    """The last period to learn from, when so many at the end are kept for the backtest and the gate.
+@dataclass(frozen=True)
+class Scope:
+    """What is learned from.
+
+    Attributes
+    ----------
+    until : str
+        The last day.
+    since : str
+        A region whose last sale is of an earlier day has closed; empty if none ever does.
+    regions : list of str
+        Those that have not closed.
+    horizon : int
+        Periods ahead that are learned.
+    window : int
+        Periods in a window of the gate.
+    """
+
+    until: str
+    since: str
+    regions: list[str]
+    horizon: int
+    window: int
+
+
+def days_and_regions(
+    data: str, manifest: Manifest, config: Config, rules: Rules, hold_out: int | None, closed_after: int
+) -> Scope:
+    """Which days and regions to learn from, so that the gate has days that the model has not seen.
+
+    Parameters
+    ----------
+    data : str
+        URI of the dataset.
+    hold_out : int or None
+        Periods at the end that are kept from learning; None for `WINDOWS` windows of the gate.
+    closed_after : int
+        Days without sales after which a region has closed; 0 for never.
 
     Raises
     ------
     DataError
-        If that leaves less to learn from than it keeps.
+        If that leaves less to learn from than it keeps, or no region.
     """
     from stmp.data.calendar import period_range
+    from stmp_platform.dataset.storage import region_names
 
-    dates = period_range(
-        np.datetime64(manifest.first_date, "D"), np.datetime64(manifest.last_sales_date, "D"), manifest.frequency
-    )
-    if len(dates) < 2 * held_out + 1:
+    last = date.fromisoformat(manifest.last_sales_date)
+    since = str(last - timedelta(days=closed_after)) if closed_after else ""
+    regions = region_names(data, since)
+    if not regions:
+        raise DataError(f"No region of {data} has sold anything since {since}: set --closed-after higher.")
+    first, days = np.datetime64(manifest.first_date, "D"), period_days(manifest.frequency)
+    periods = rules.windows.horizon or HORIZON[days]
+    held = hold_out or WINDOWS * periods
+    dates = period_range(first, np.datetime64(last, "D"), manifest.frequency)
+    if len(dates) < 2 * held + 1:
         raise DataError(
-            f"Of {len(dates)} periods of sales {held_out} are to be kept for the gate, which leaves too few to learn "
-            "from. Set --hold-out lower, or bring more history."
+            f"Of {len(dates)} periods of sales {held} are to be kept for the gate, which leaves too few to learn from. "
+            "Set --hold-out lower, or bring more history."
         )
-    return str(dates[-1 - held_out])
+    until = str(dates[-1 - held])
+    resolved, _ = resolve_dates(config, first=first, last_sold=dates[-1], period_days=days, until=until)
+    assert resolved.model.horizon is not None, "it is resolved"
+    return Scope(until, since, regions, resolved.model.horizon, min(periods, resolved.model.horizon))
 
 
 def check_future(manifest: Manifest, config: Config, horizon: int) -> None:
