@@ -10,6 +10,7 @@ from jobs.asked import Asked, Means
 from jobs.ingest import ingest
 from jobs.pipeline import Pipeline
 from jobs.screen import say
+from jobs.train import load_preset
 from stmp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -74,8 +75,15 @@ def retrain(
 
     if when == "drift" and event is None:
         raise ConfigError("--when drift needs --event: the event.json of `stmp monitor --out`.")
+    # What can be wrong with the question is told before anything is begun.
     found = Event.read(event) if event is not None else None
-    budget = (f"train.max_minutes={max_minutes!r}",) if max_minutes else ()
+    rules = Rules.load(means.rules).model_dump(mode="json")
+    settings = (*settings, *((f"train.max_minutes={max_minutes!r}",) if max_minutes else ()))
+    load_preset(preset, settings)
+    if name is not None:
+        check_model_name(name)
+    if new is None:
+        load_manifest(data)
     try:
         with Lease(data) as lease:
             if new is not None:
@@ -83,14 +91,13 @@ def retrain(
             asked = Asked(
                 name=name or re.sub(r"[^\w.-]+", "-", load_manifest(data).name),
                 preset=preset,
-                settings=(*settings, *budget),
+                settings=settings,
                 seed=seed,
                 hold_out=hold_out,
                 closed_after=closed_after,
-                rules=Rules.load(means.rules).model_dump(mode="json"),
+                rules=rules,
                 crossed=describe(found),
             )
-            check_model_name(asked.name)
             return Pipeline(data, out, asked, means, found, lease).run(when)
     except Busy as error:
         say(str(error))

@@ -311,3 +311,29 @@ def test_commands_of_the_page_run(
             arguments = [result["steps"]["forecast"]["forecast_id"]]
         assert run([command, *arguments, *(asked if command == "retrain" else ())]) == 0
     assert place.files() == before, "all of it was done before, or is not due"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (("--data", "nowhere"), "is no dataset"),
+        (("--when", "drift"), "needs --event"),
+        (("--preset", "papers"), "There is no preset 'papers'"),
+        (("--set", "train.max_step=5"), "max_step"),
+        (("--rules", "none.yaml"), "none.yaml cannot be read"),
+        (("--hold-out", "400"), "Set --hold-out lower"),
+        (("--horizon", "30"), "Give fewer by --horizon"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(
+    first: tuple[Place, dict[str, Any]],
+    wrong: tuple[str, str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["retrain", "--data", first[0].data, "--out", "out", "--when", "always", *wrong]) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("nowhere").exists() and not list(Path("out").rglob("*-plan.json"))

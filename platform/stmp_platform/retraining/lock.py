@@ -16,7 +16,7 @@ import uuid
 from types import TracebackType
 from typing import Any, Self
 
-from stmp.errors import StmpError
+from stmp.errors import ConfigError, StmpError
 from stmp_platform.files import Folder
 from stmp_platform.gate.champions import now, whoami
 
@@ -49,6 +49,8 @@ class Lease:
     ------
     Busy
         When it is entered, if another holder lives.
+    ConfigError
+        If the folder cannot be written to.
     """
 
     def __init__(self, data: str) -> None:
@@ -96,8 +98,7 @@ class Lease:
             newest = max(self._numbers(), default=0)
             content = self._read(newest)
             if content is None or (seen == content and time.monotonic() - since > PATIENCE_S):
-                if not self._folder.create(_name(newest + 1), self._sign()):
-                    raise Busy(f"Another retraining has just begun on {self._folder.uri.removesuffix('/' + LOCK)}.")
+                self._create(newest + 1)
                 return newest + 1
             if seen is None:
                 seen, since = content, time.monotonic()
@@ -105,6 +106,15 @@ class Lease:
             elif seen != content:
                 raise Busy(f"{_told(content)}. Nothing was done; try again when it has ended.")
             time.sleep(BEAT_S / 5)
+
+    def _create(self, number: int) -> None:
+        data = self._folder.uri.removesuffix(f"/{LOCK}")
+        try:
+            created = self._folder.create(_name(number), self._sign())
+        except PermissionError as error:
+            raise ConfigError(f"A retraining keeps its lease in {data}, and may not write there: {error}") from error
+        if not created:
+            raise Busy(f"Another retraining has just begun on {data}.")
 
     def _live(self) -> None:
         while not self._ended.wait(BEAT_S):
