@@ -24,8 +24,8 @@ class Asked:
         Days without sales after which a region has closed; 0 for never.
     rules : dict
         Of the gate.
-    crossed : list
-        What of `stmp monitor`'s event there is.
+    crossed : tuple of (measure, part)
+        Thresholds that `stmp monitor`'s event says were crossed.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Asked:
     hold_out: int | None
     closed_after: int
     rules: Mapping[str, Any]
-    crossed: Any
+    crossed: tuple[tuple[str, str], ...]
 
     def key(self, fingerprint: str, last: str) -> str:
         """``2025-01-31-1a2b3c4d5e6f``: the data's last day, and a digest of data and settings."""

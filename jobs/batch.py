@@ -23,6 +23,7 @@ from jobs.screen import Progress
 from stmp.errors import ConfigError, StmpError
 
 if TYPE_CHECKING:
+    from stmp.data.panel import Panel
     from stmp.forecaster import Forecaster
     from stmp_platform.dataset.manifest import Manifest
     from stmp_platform.files import Folder
@@ -62,14 +63,51 @@ class Batch:
     forecast_id: str
     known: KnownTable | None = None
 
-    def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
-        """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
+    @classmethod
+    def of(
+        cls,
+        data: str,
+        manifest: Manifest,
+        origin: str,
+        steps: int,
+        *,
+        known: KnownTable | None = None,
+        regions: Sequence[str] | None = None,
+        version: str = "",
+    ) -> Batch:
+        """All regions of a dataset, or some, in shards of `PART_REGIONS`.
+
+        Parameters
+        ----------
+        version : str
+            Of the model that forecasts.
+        """
+        from stmp.data.calendar import period_dates
+        from stmp_platform.forecast_id import ForecastId
+        from stmp_platform.training.job import absolute
+
+        number = manifest.regions if regions is None else len(regions)
+        return cls(
+            data=absolute(data),
+            regions=regions,
+            origin=origin,
+            end=str(period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1]),
+            steps=steps,
+            shards=-(-number // PART_REGIONS),
+            forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
+            known=known,
+        )
+
+    def panel(self, shard: int) -> Panel:
+        """The regions of one shard, with dates that reach over the horizon."""
         from stmp_platform.dataset import read_panel
 
         panel = read_panel(self.data, regions=self.regions, shard=(shard, self.shards), end=self.end)
-        if self.known is not None:
-            panel = with_known(panel, self.known)
-        frame = forecaster.predict(panel, self.origin, self.steps).to_frame()
+        return panel if self.known is None else with_known(panel, self.known)
+
+    def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
+        """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
+        frame = forecaster.predict(self.panel(shard), self.origin, self.steps).to_frame()
         return frame.assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
 
     def plan(self, manifest: Manifest) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.batch import PART_REGIONS, Batch, write_folder
+from jobs.batch import Batch, write_folder
 from jobs.known import read_known
 from jobs.load import load_forecaster
 from jobs.screen import progress, say, warn
@@ -62,9 +62,7 @@ def forecast(
         check_format(out)
         if workers:
             raise ConfigError(f"--workers write the parts of a folder, and '{out}' is a file: name a folder, {out}/.")
-    from stmp.data.calendar import period_dates
     from stmp_platform.dataset import load_manifest
-    from stmp_platform.forecast_id import ForecastId
     from stmp_platform.settings import Settings
     from stmp_platform.training.job import absolute
 
@@ -74,18 +72,9 @@ def forecast(
     steps = horizon or forecaster.horizon
     if steps > forecaster.horizon:
         warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
-    last = _origin(origin, manifest)
-    version, number = forecaster.provenance.version, len(regions) if regions is not None else manifest.regions
-    batch = Batch(
-        data=absolute(data),
-        regions=regions,
-        origin=last,
-        end=str(period_dates(np.datetime64(last, "D"), steps + 1, manifest.frequency)[-1]),
-        steps=steps,
-        shards=-(-number // PART_REGIONS),
-        forecast_id=str(ForecastId.of(version, manifest.fingerprint, last)),
-        known=read_known(known, manifest) if known else None,
-    )
+    last = origin_of(origin, manifest)
+    table, version = read_known(known, manifest) if known else None, forecaster.provenance.version
+    batch = Batch.of(data, manifest, last, steps, known=table, regions=regions, version=version)
     with progress("Forecast") as bar:
         if parts:
             place = absolute(out.rstrip("/"))
@@ -99,6 +88,7 @@ def forecast(
                     write(frame)
                     rows += len(frame)
                     bar(shard + 1, batch.shards)
+    number = manifest.regions if regions is None else len(regions)
     say(f"{rows:,} forecasts of {number:,} regions, {steps} periods after {last}, are in {out}")
     return {
         "out": out,
@@ -113,7 +103,7 @@ def forecast(
     }
 
 
-def _origin(asked: str | None, manifest: Manifest) -> str:
+def origin_of(asked: str | None, manifest: Manifest) -> str:
     """The last period whose sales are used: for weekly data the last week that was over on the day asked for."""
     from stmp.data.calendar import period_range
 

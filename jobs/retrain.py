@@ -70,7 +70,6 @@ def retrain(
     from stmp_platform.dataset import load_manifest
     from stmp_platform.gate import Rules
     from stmp_platform.retraining import Busy, Event, Lease
-    from stmp_platform.retraining.plan import describe
     from stmp_platform.tracking.tracker import check_model_name
 
     if when == "drift" and event is None:
@@ -96,7 +95,7 @@ def retrain(
                 hold_out=hold_out,
                 closed_after=closed_after,
                 rules=rules,
-                crossed=describe(found),
+                crossed=tuple(sorted(found.crossed)) if found is not None else (),
             )
             return Pipeline(data, out, asked, means, found, lease).run(when)
     except Busy as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jobs import batch
 from jobs import forecast as job
 from jobs.batch import Batch
 from stmp.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ KEY = ["region", "series", "date"]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "PART_REGIONS", 5)
+    monkeypatch.setattr(batch, "PART_REGIONS", 5)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -234,8 +234,3 @@ def check_future(manifest: Manifest, config: Config, horizon: int) -> None:
             f"data have them until {manifest.last_known_date}. Give fewer by --horizon, the values by --known, rows of "
             "those days with empty sales, or a `fill` in dataset.yaml."
         )
-
-
-def describe(event: Event | None) -> Any:
-    """What of an event makes one retraining another than the next."""
-    return sorted(event.crossed) if event is not None else None

@@ -171,8 +171,8 @@ class Pruning:
             step = records(Folder(self.out.child(f"{RUNS}/{key}"), self.settings)).get("register")
             version = str(step["outputs"]["version"]) if step else ""
             name, _, number = version.rpartition("/")
-            # Versions of another model are not looked at, and so all of them stay.
-            if number in self._kept if name == self.model else version:
+            stays = number in self._kept or name not in ("", self.model)  # other models' versions are let be
+            if stays:
                 needed[key] = f"it made {version}"
         return needed
 
