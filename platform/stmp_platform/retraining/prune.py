@@ -41,7 +41,7 @@ class Item:
     kind : str
         ``version``, ``retraining``, ``forecast``, or ``state`` of a dataset.
     name : str
-        ``name/number``, or the last part of its folder's or file's name.
+        The number of a version, or the key or fingerprint by which its folder or file is called.
     made : str
         When, ISO 8601 in UTC; empty where that is not known, which is older than all others.
     why : str
@@ -80,7 +80,7 @@ class Pruning:
         self._young = (datetime.now(UTC) - timedelta(days=rule.days)).isoformat()
         self._all = list_versions(settings=settings)
         self._versions = [version for version in self._all if version.name == model]
-        present = load_manifest(data).fingerprint
+        self._made_by = {key: self._version_of(key) for key in self.out.names(RUNS)}
         versions = self._survey("version", {v.version: _made(v) for v in self._versions}, self._needed_versions())
         self._kept = {item.name for item in versions if item.why}
         versions = self._with_sources(versions)
@@ -88,7 +88,8 @@ class Pruning:
         retrainings = self._survey("retraining", self._retrainings(), self._needed_retrainings())
         forecasts = self._survey("forecast", self._forecasts(), {})
         used = {self._fingerprint_of(item.name): "a forecast is of it" for item in forecasts if item.why}
-        states = self._survey("state", self._states(), {**used, **learned, present: "it is the present one"})
+        present = {load_manifest(data).fingerprint: "it is the present one"}
+        states = self._survey("state", self._states(), used | learned | present)
         self.items = [*versions, *retrainings, *forecasts, *states]
 
     def carry_out(self) -> None:
@@ -125,7 +126,9 @@ class Pruning:
         return items
 
     def _needed_versions(self) -> dict[str, str]:
-        needed: dict[str, str] = {}
+        by_age = self._survey("retraining", self._retrainings(), {})
+        made = [self._made_by[item.name].rpartition("/") for item in by_age if item.why]
+        needed = {number: "its retraining stays" for name, _, number in made if name == self.model}
         for alias in self._aliases():
             for move in Champions(self.model, alias, self.settings).history():
                 needed |= {number: f"it was {alias}" for number in (move.before, move.after) if number is not None}
@@ -167,14 +170,16 @@ class Pruning:
 
     def _needed_retrainings(self) -> dict[str, str]:
         needed = {}
-        for key in self.out.names(RUNS):
-            step = records(Folder(self.out.child(f"{RUNS}/{key}"), self.settings)).get("register")
-            version = str(step["outputs"]["version"]) if step else ""
+        for key, version in self._made_by.items():
             name, _, number = version.rpartition("/")
-            stays = number in self._kept or name not in ("", self.model)  # other models' versions are let be
-            if stays:
-                needed[key] = f"it made {version}"
+            if number in self._kept or name not in ("", self.model):  # other models' versions are let be
+                needed[key] = f"it has made {version}"
         return needed
+
+    def _version_of(self, key: str) -> str:
+        """The version that a retraining has made; empty if it has not come so far."""
+        step = records(Folder(self.out.child(f"{RUNS}/{key}"), self.settings)).get("register")
+        return str(step["outputs"]["version"]) if step else ""
 
     def _forecasts(self) -> dict[str, str]:
         done = {key: self.out.read_json(f"{FORECASTS}/{key}/_SUCCESS") for key in self.out.names(FORECASTS)}
