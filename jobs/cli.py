@@ -13,7 +13,7 @@ import traceback
 import typer
 
 from jobs import options
-from jobs.commands import bench, cluster, data, judge, learn, use
+from jobs.commands import bench, cluster, data, judge, keep, learn, use
 from stmp.errors import ConfigError, DataError, StmpError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (data, learn, judge, bench, use, cluster):
+for commands in (data, learn, judge, bench, use, keep, cluster):
     app.add_typer(commands.app)
 
 

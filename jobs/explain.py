@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from jobs.forecast import origin_of, panels
+from jobs.batch import Batch
+from jobs.forecast import origin_of
 from jobs.known import read_known
 from jobs.load import load_forecaster
 from jobs.screen import progress, say, table
@@ -45,11 +46,12 @@ def explain(
     forecaster = load_forecaster(model, Settings.from_env(tracking_uri))
     steps = horizon or forecaster.horizon
     last = origin_of(origin, manifest)
-    future = read_known(known, manifest) if known else None
+    batch = Batch.of(data, manifest, last, steps, known=read_known(known, manifest) if known else None)
     sums: list[pd.DataFrame] = []
     with table_writer(out) as write, progress("Explain") as bar:
-        for panel in panels(data, manifest, last, steps, future, bar):
-            frame = ask(forecaster, panel, last, steps).to_frame()
+        for shard in range(batch.shards):
+            bar(shard, batch.shards)
+            frame = ask(forecaster, batch.panel(shard), last, steps).to_frame()
             write(frame)
             sums.append(frame.drop(columns="date").groupby(["region", "series"], sort=False).sum())
     total = pd.concat(sums)

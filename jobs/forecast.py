@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.known import KnownTable, read_known, with_known
+from jobs.batch import Batch, write_folder
+from jobs.known import read_known
 from jobs.load import load_forecaster
-from jobs.screen import Progress, progress, say, warn
+from jobs.screen import progress, say, warn
 from jobs.tablefile import check_format, table_writer
-from stmp.errors import DataError
+from stmp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from stmp.data.panel import Panel
     from stmp_platform.dataset.manifest import Manifest
-
-REGIONS_AT_ONCE = 2000
 
 
 def forecast(
@@ -28,57 +26,80 @@ def forecast(
     origin: str | None = None,
     horizon: int | None = None,
     known: str | None = None,
+    workers: int = 0,
+    regions: Sequence[str] | None = None,
     tracking_uri: str | None = None,
 ) -> dict[str, Any]:
     """Forecast every region of a dataset and write one row a region, series and date, with the origin.
 
-    Regions are read, forecast and written a few thousand at a time, so memory does not grow with their number.
+    Regions are read, forecast and written some hundreds at a time, so memory does not grow with their number.
 
     Parameters
     ----------
     data, model, out : str
-        Dataset, model reference, and the file to write (``.parquet`` or ``.csv``; a URI is allowed).
+        Dataset, model reference, and the file to write (``.parquet`` or ``.csv``; a URI is allowed), or a folder, named
+        with a slash at its end, for a Parquet part of each shard of the regions (`jobs.batch`).
     origin : str, optional
         The last day whose sales are used; the dataset's last one if not given.
     horizon : int, optional
         Periods ahead; all that the model has learned if not given.
     known : str, optional
         A table of known-future covariates for days that the dataset does not hold.
+    workers : int
+        Ray tasks that write a folder's parts at a time; 0 forecasts in this process.
+    regions : sequence of str, optional
+        Only these.
 
     Raises
     ------
     ConfigError
-        If the file's ending is not known, or there is no such model.
+        If the file's ending is not known, there is no such model, or the folder holds another forecast.
     DataError
         If the origin lies outside the data, or known-future covariates of forecast days are missing.
     """
-    check_format(out)
+    parts = out.endswith("/")
+    if not parts:
+        check_format(out)
+        if workers:
+            raise ConfigError(f"--workers write the parts of a folder, and '{out}' is a file: name a folder, {out}/.")
     from stmp_platform.dataset import load_manifest
     from stmp_platform.settings import Settings
+    from stmp_platform.training.job import absolute
 
+    settings = Settings.from_env(tracking_uri)
     manifest = load_manifest(data)
-    forecaster = load_forecaster(model, Settings.from_env(tracking_uri))
+    forecaster = load_forecaster(model, settings)
     steps = horizon or forecaster.horizon
     if steps > forecaster.horizon:
         warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
     last = origin_of(origin, manifest)
-    future = read_known(known, manifest) if known else None
-    rows = 0
-    with table_writer(out) as write, progress("Forecast") as bar:
-        for panel in panels(data, manifest, last, steps, future, bar):
-            frame = forecaster.predict(panel, last, steps).to_frame().assign(origin=np.datetime64(last, "s"))
-            write(frame)
-            rows += len(frame)
-    say(f"Wrote {rows:,} forecasts of {manifest.regions:,} regions, {steps} periods after {last}, to {out}")
+    table, version = read_known(known, manifest) if known else None, forecaster.provenance.version
+    batch = Batch.of(data, manifest, last, steps, known=table, regions=regions, version=version)
+    with progress("Forecast") as bar:
+        if parts:
+            place = absolute(out.rstrip("/"))
+            done = write_folder(batch, forecaster, manifest, place, workers=workers, settings=settings, bar=bar)
+            rows = done["rows"]
+        else:
+            rows = 0
+            with table_writer(out) as write:
+                for shard in range(batch.shards):
+                    frame = batch.frame(forecaster, shard)
+                    write(frame)
+                    rows += len(frame)
+                    bar(shard + 1, batch.shards)
+    number = manifest.regions if regions is None else len(regions)
+    say(f"{rows:,} forecasts of {number:,} regions, {steps} periods after {last}, are in {out}")
     return {
         "out": out,
         "rows": rows,
-        "regions": manifest.regions,
+        "regions": number,
         "origin": last,
         "horizon": steps,
         "model": model,
-        "model_version": forecaster.provenance.version,
+        "model_version": version,
         "dataset_fingerprint": manifest.fingerprint,
+        "forecast_id": batch.forecast_id,
     }
 
 
@@ -97,19 +118,3 @@ def origin_of(asked: str | None, manifest: Manifest) -> str:
         np.datetime64(manifest.first_date), np.datetime64(manifest.last_sales_date), manifest.frequency
     )
     return str(dates[dates <= np.datetime64(asked)][-1])
-
-
-def panels(
-    data: str, manifest: Manifest, origin: str, steps: int, future: KnownTable | None, bar: Progress
-) -> Iterator[Panel]:
-    """All regions, some thousands at a time, with dates that reach over the horizon."""
-    from stmp.data.calendar import period_dates
-    from stmp_platform.dataset import read_panel
-
-    end = period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1]
-    shards = -(-manifest.regions // REGIONS_AT_ONCE)
-    for shard in range(shards):
-        bar(shard, shards)
-        panel = read_panel(data, shard=(shard, shards), end=end.item())
-        yield panel if future is None else with_known(panel, future)
-    bar(shards, shards)

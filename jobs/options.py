@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.screen import write_json
+from stmp.errors import ConfigError
 
 debugging = False
 """Whether the traceback of an error is wanted."""
@@ -79,6 +80,25 @@ Debug = Annotated[
 NO = 3
 """Exit code of a command that did what it was asked, and whose answer is no."""
 DAY = {"formats": ["%Y-%m-%d"], "metavar": "DATE"}
+
+
+def shares(canary: str | None) -> tuple[float, ...]:
+    """Growing shares of the regions, from a text.
+
+    Raises
+    ------
+    ConfigError
+        If they are none.
+    """
+    if canary is None:
+        return ()
+    try:
+        found = tuple(float(part) for part in canary.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < share <= 1 for share in found) or list(found) != sorted(set(found)):
+        raise ConfigError(f"--canary {canary}: give growing shares of the regions, above 0 and up to 1: 0.05,0.25,0.5.")
+    return found
 
 
 def finish(result: Mapping[str, Any], json_file: Path | None) -> None:

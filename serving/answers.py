@@ -50,6 +50,7 @@ def _document(f: Forecasts) -> dict[str, Any]:
     known = f.panel.dates[f.origin].astype(str).tolist()
     return {
         "model_version": f.model_version,
+        "forecast_id": f.forecast_id,
         "sequence": f.sequence,
         "forecasts": [
             {
@@ -72,7 +73,7 @@ def _calendar(f: Forecasts) -> tuple[list[list[str]], list[list[str]], list[list
 
 
 def _table(f: Forecasts, kind: str) -> bytes:
-    """One row per region, series and date: the columns of `Forecast.to_frame`, ``cold`` and ``data_date``."""
+    """One row per region, series and date: `Forecast.to_frame`, and ``cold``, ``data_date`` and ``forecast_id``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -90,6 +91,7 @@ def _table(f: Forecasts, kind: str) -> bytes:
         "cold": np.repeat(f.cold, each),
         "data_date": pa.array(np.repeat(f.panel.dates[f.origin], each)),
         "model_version": np.repeat(f.model_version, rows * each),
+        "forecast_id": np.repeat(f.forecast_id, rows * each),
     }
     table = pa.table(columns)
     out = io.BytesIO()

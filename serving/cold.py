@@ -52,6 +52,7 @@ def forecast_cold(request: ColdRequest, model: ServedModel) -> Forecasts:
         mean=decoded.mean[:, :, series],
         quantiles=decoded.quantiles[:, :, series] @ weights,
         model_version=model.version,
+        forecast_id=model.forecast_id,
         sequence=model.data.sequence,
     )
 

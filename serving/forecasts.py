@@ -66,6 +66,7 @@ class Forecasts:
     mean: np.ndarray
     quantiles: np.ndarray
     model_version: str
+    forecast_id: str
     sequence: int
 
 
@@ -170,6 +171,7 @@ def _taken(query: Query, mean: np.ndarray, quantiles: np.ndarray, model: ServedM
         mean=mean[rows, query.picked][:, :, query.series],
         quantiles=quantiles[rows, query.picked][:, :, query.series] @ query.weights,
         model_version=model.version,
+        forecast_id=model.forecast_id,
         sequence=data.sequence,
     )
 

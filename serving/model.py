@@ -13,6 +13,7 @@ from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, ConfigError
 from stmp.forecaster import Forecaster
 from stmp.online import Decoded, Online
+from stmp_platform.forecast_id import ForecastId
 from stmp_platform.registry import list_versions, pin, resolve
 from stmp_platform.settings import Settings as Surroundings
 
@@ -67,6 +68,12 @@ class ServedModel:
     def version(self) -> str:
         """Which model it is, as forecasts name it."""
         return self.forecaster.provenance.version
+
+    @property
+    def forecast_id(self) -> str:
+        """The id of what it forecasts now."""
+        panel = self.data.panel
+        return str(ForecastId.of(self.version, panel.fingerprint, panel.dates[self.data.last], self.data.sequence))
 
     def catch_up(self, store: Observations) -> int:
         """Take in what was observed since; returns the number of regions that changed."""

@@ -159,6 +159,7 @@ class ForecastAnswer(_Answer):
     """Forecasts by one version of the model, from one state of the data."""
 
     model_version: str
+    forecast_id: str = Field(description="Which model, data and observations it is from; for `stmp trace`.")
     sequence: int = Field(description="Number of the last change of observations that was used.")
     forecasts: list[SeriesForecast]
 

@@ -108,6 +108,11 @@ class TrainConfig(_Section):
     """Meta-training."""
 
     max_steps: int = Field(1500, ge=0, description="Optimiser steps at most.")
+    max_minutes: float = Field(
+        0.0,
+        ge=0,
+        description="Minutes at most, over all restarts; then it ends with what it has. 0 for no limit.",
+    )
     batch_regions: int = Field(48, ge=1, description="Regions in a step, over all workers.")
     queries: int = Field(48, ge=1, description="Query days drawn from each region in a step.")
     supports: int = Field(160, ge=1, description="Support days drawn from each region's past in a step.")

@@ -189,9 +189,7 @@ class Forecaster:
             )
         # Where the panel reaches further than this forecast does not matter to it.
         panel = panel.until(panel.dates[at])
-        split = self.config.model.series == "split"
-        rows = panel.split_series() if split else panel
-        self.schema.check(rows)
+        rows = self.rows_of(panel)
         self.check_known(rows, at, horizon)
         self.model.to(rows.device)
         parts = [
@@ -199,7 +197,7 @@ class Forecaster:
             for i in range(0, rows.shape[0], CHUNK)
         ]
         mean, quantiles = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-        if split and panel.shape[2] > 1:
+        if rows.shape[2] < panel.shape[2]:
             mean, quantiles = _join_series(panel, mean), _join_series(panel, quantiles)
         return Forecast(
             regions=panel.regions,
@@ -210,6 +208,18 @@ class Forecaster:
             quantiles=quantiles,
             model_version=self.provenance.version,
         )
+
+    def rows_of(self, panel: Panel) -> Panel:
+        """A panel as the model reads it: in its rows, with its categories.
+
+        Raises
+        ------
+        DataError
+            If the panel's columns are not the model's.
+        """
+        rows = self.schema.align(panel.split_series() if self.config.model.series == "split" else panel)
+        self.schema.check(rows)
+        return rows
 
     def _chunk(self, panel: Panel, at: int, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean [N, H, G] and quantiles [N, H, G, Q] of some rows."""

@@ -203,7 +203,7 @@ class Online:
         DataError
             If a known-future covariate has values in the past but none for a day that is forecast.
         """
-        rows = panel.split_series(unsold=True) if self.split else panel
+        rows = self.forecaster.schema.align(panel.split_series(unsold=True) if self.split else panel)
         self.forecaster.check_known(rows, origin, horizon)
         at = np.full(rows.shape[0], origin)
         start, stop = self._span(at, horizon)
@@ -304,7 +304,7 @@ class Online:
         return history_of(rows, self.forecaster.schema, self.forecaster.config)
 
     def _split(self, panel: Panel) -> Panel:
-        return panel.split_series() if self.split else panel
+        return self.forecaster.schema.align(panel.split_series() if self.split else panel)
 
     def _pairs(self, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
         """Region and series of each row that the model sees."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish
+from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish, shares
 from stmp.errors import ConfigError
 
 app = typer.Typer()
@@ -29,23 +29,32 @@ KnownFile = Annotated[
 def forecast(
     data: DataUri,
     model: ModelUri,
-    out: TableFile,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="A .parquet or .csv file, or a FOLDER/ of Parquet parts; local or on object storage."
+        ),
+    ],
     origin: Origin = None,
     horizon: Horizon = None,
     known: KnownFile = None,
+    workers: Annotated[int, typer.Option(min=0, help="Ray tasks at a time, for a FOLDER/; 0 is this process.")] = 0,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
-    """Forecast all regions, and write region, series, date, mean and quantiles as one table.
+    """Forecast all regions, and write region, series, date, mean and quantiles as a table.
 
     \b
     stmp forecast --data data/stores --model runs/first --out forecast.parquet
     stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
+    stmp forecast --data s3://bucket/stores --model models:/stores@champion --out s3://bucket/forecasts/may/ --workers 8
     """
     from jobs.forecast import forecast as job
 
-    result = job(data, model, out, origin=day(origin), horizon=horizon, known=known, tracking_uri=tracking_uri)
+    result = job(
+        data, model, out, origin=day(origin), horizon=horizon, known=known, workers=workers, tracking_uri=tracking_uri
+    )
     finish(result, json_file)
 
 
@@ -138,26 +147,13 @@ def rollout(
     """
     from jobs.serve import rollout as job
 
+    if canary is not None and shadow:
+        raise ConfigError("--canary and --shadow exclude each other: in the shadow the model answers nobody.")
     result = job(
-        model, url=url, dashboard=dashboard, canary=_shares(canary, shadow), shadow=shadow, hold_s=hold,
+        model, url=url, dashboard=dashboard, canary=shares(canary), shadow=shadow, hold_s=hold,
         max_difference=max_difference, tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
-
-
-def _shares(canary: str | None, shadow: bool) -> tuple[float, ...]:
-    """Growing shares of the regions, from a text."""
-    if canary is None:
-        return ()
-    if shadow:
-        raise ConfigError("--canary and --shadow exclude each other: in the shadow the model answers nobody.")
-    try:
-        shares = tuple(float(part) for part in canary.split(","))
-    except ValueError:
-        shares = ()
-    if not shares or not all(0 < share <= 1 for share in shares) or list(shares) != sorted(set(shares)):
-        raise ConfigError(f"--canary {canary}: give growing shares of the regions, above 0 and up to 1: 0.05,0.25,0.5.")
-    return shares
 
 
 @app.command()

@@ -88,10 +88,29 @@ class Folder:
         finally:
             beside.unlink(missing_ok=True)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file where there is none; of several that do so at once only one is told that it has."""
+        at = self._at(name)
+        try:
+            if self.local:
+                Path(at).parent.mkdir(parents=True, exist_ok=True)
+                with Path(at).open("xb") as file:
+                    file.write(data)
+            else:
+                self.fs.pipe_file(at, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._at(name))
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a sub-folder and all in it; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(self._at(name), recursive=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON object; empty where the file is not there."""

@@ -105,6 +105,24 @@ class Schema:
         given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**given)
 
+    def align(self, panel: Panel) -> Panel:
+        """The panel with the model's categories and order of columns, where it has the model's columns.
+
+        A region may come that is of a kind the model has never seen, or the last one of a kind may go: what is new
+        reads as none of the kinds that were learned. Other columns and series are left as they are, for `check`.
+        """
+        changed: dict[str, Any] = {}
+        for role in ("past", "known", "static"):
+            ours, theirs = getattr(self, f"{role}_names"), getattr(panel, f"{role}_names")
+            if ours == theirs or set(map(_column, ours)) != set(map(_column, theirs)):
+                continue
+            values: Tensor = getattr(panel, role)
+            where = {name: place for place, name in enumerate(theirs)}
+            none = torch.zeros_like(values[..., 0])
+            columns = [values[..., where[name]] if name in where else none for name in ours]
+            changed |= {role: torch.stack(columns, dim=-1), f"{role}_names": ours}
+        return replace(panel, **changed) if changed else panel
+
     def check(self, panel: Panel) -> None:
         """Refuse a panel whose columns are not those that the model was trained on.
 
@@ -134,6 +152,11 @@ class Schema:
                 + "; ".join(faults)
                 + ". Ingest the data with the same dataset.yaml, or train a model on it."
             )
+
+
+def _column(name: str) -> str:
+    """The column that a feature comes from: one for all values of a category, but each series for itself."""
+    return name if name.startswith("series=") else name.partition("=")[0]
 
 
 @dataclass(frozen=True)

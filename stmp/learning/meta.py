@@ -174,6 +174,8 @@ class MetaTrainer:
         self.bad_validations = 0
         self.conformal = Conformal.identity(len(self.schema.day_types), len(config.model.levels))
         self.step = 0
+        self.seconds = 0.0
+        self.out_of_time = False
         self.sums: dict[str, list[float]] = {}
 
     def _begin_from(self, source: Forecaster) -> SourcePenalty:
@@ -186,9 +188,13 @@ class MetaTrainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps are done, validation has stopped improving, or everything is frozen."""
-        done = self.step >= self.config.train.max_steps or self.bad_validations >= self.config.train.patience
-        return done or not self.trained
+        """Whether steps or time are used up, validation has stopped improving, or everything is frozen."""
+        return self.spent or self.bad_validations >= self.config.train.patience or not self.trained
+
+    @property
+    def spent(self) -> bool:
+        """Whether there are no steps left, or no time for them."""
+        return self.step >= self.config.train.max_steps or self.out_of_time
 
     def train_step(self) -> None:
         """Draw, forward, backward, sum over workers, check, and update.
@@ -202,7 +208,8 @@ class MetaTrainer:
             episode = self.sampler.draw(self.step)
         with self._timed("forward"):
             losses, points, sigma = self._forward(episode)
-            totals = torch.stack([losses.detach().sum().double(), points.sum().double(), sigma.double()])
+            late = torch.tensor(self._late(), device=losses.device)
+            totals = torch.stack([losses.detach().sum().double(), points.sum().double(), sigma.double(), late.double()])
             self._check(losses.detach(), episode)
         with self._timed("reduce"):
             totals = self.workers.reduce(totals, "sum")
@@ -227,7 +234,12 @@ class MetaTrainer:
         self._add(f"{view}/gradient_norm", float(norm))
         if self.config.model.psi == "stochastic":
             self._add(f"{view}/sigma", float(totals[2]) / self.workers.size)
+        self.out_of_time = bool(totals[3])  # any worker's clock ends the training of all
         self.step += 1
+
+    def _late(self) -> bool:
+        """Whether this worker has used up the time there is."""
+        return 0 < 60 * self.config.train.max_minutes <= self.seconds
 
     def _forward(self, episode: Episode | None) -> tuple[Tensor, Tensor, Tensor]:
         device = self.history.panel.device
@@ -320,7 +332,9 @@ class MetaTrainer:
     def _timed(self, phase: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
-        self._add(f"time/{phase}", time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        self._add(f"time/{phase}", seconds)
 
     def _add(self, key: str, value: float) -> None:
         entry = self.sums.setdefault(key, [0.0, 0.0])
@@ -349,6 +363,8 @@ class MetaTrainer:
         tensors |= {f"best/{name}": p for name, p in self.best.items()}
         state = {
             "step": self.step,
+            "seconds": self.seconds,
+            "out_of_time": self.out_of_time,
             "seed": self.seed,  # with the step, all that the random numbers depend on
             "config": self.config.model_dump(mode="json"),
             "schema": self.schema.to_json(),
@@ -389,6 +405,7 @@ class MetaTrainer:
                 }
         self.step, self.bad_validations = state["step"], state["bad_validations"]
         self.best_scores = state["best_scores"]
+        self.seconds, self.out_of_time = state.get("seconds", 0.0), state.get("out_of_time", False)
         self.sums = state["sums"]
         logger.info("Going on from step %d.", self.step)
         return True
@@ -421,7 +438,7 @@ def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> 
     while not trainer.finished:
         trainer.train_step()
         step = trainer.step
-        last = step >= train.max_steps
+        last = trainer.spent
         rows = []
         if last or step % train.validate_every == 0:
             rows = _validation_rows(trainer)

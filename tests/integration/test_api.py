@@ -17,6 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from stmp.forecaster import Forecaster
+from stmp_platform.forecast_id import ForecastId
 from stmp_platform.frames import frame_of
 from tests.serving import HORIZON, REGIONS, served, settings, whole_panel
 
@@ -93,6 +94,9 @@ def test_tables_hold_what_json_holds(client: TestClient, kind: str, read: Any) -
     np.testing.assert_allclose(frame["q0.9"], np.concatenate([f["quantiles"]["0.9"] for f in rows]), atol=1e-4)
     assert frame["date"].astype(str).tolist() == [day for f in rows for day in f["dates"]]
     assert frame["region"].tolist() == [f["region"] for f in rows for _ in f["dates"]]
+    (identity,) = set(frame["forecast_id"])
+    assert identity == client.post("/v1/forecasts", json=asked).json()["forecast_id"]
+    assert ForecastId.parse(identity).day == rows[0]["data_date"]
 
 
 def test_what_ifs_change_the_days_they_name(client: TestClient) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,23 @@ def test_a_champion_that_cannot_forecast_is_an_error_and_not_a_pass(
     monkeypatch.setattr(stmp.Forecaster, "predict", broken)
     with pytest.raises(RegistryError, match=r"champion .* cannot forecast"):
         promote(stores[1].uri, city, today=TODAY, rules=EASY, settings=home)
+
+
+def test_seasonal_naive_stands_in_for_a_champion_whose_columns_are_gone(
+    stores: list[Version], city: str, home: Settings, models: dict[str, Path], tmp_path: Path
+) -> None:
+    name, old = stores[0].name, stmp.Forecaster.load(models["raw"])
+    old.schema = replace(old.schema, past_names=("visitors",))
+    old.save(tmp_path / "old")
+    champion = registry.register(tmp_path / "old", name, settings=home)
+    registry.set_alias(name, "champion", champion.version, home)
+    refused = promote(stores[1].uri, city, today=TODAY, rules=EASY, settings=home)
+    assert refused.report["opponent"] == "seasonal naive"
+    assert refused.report["failed"] == ["serving.new_inputs"], "clients must know of the new column first"
+    (told,) = [check.text for check in refused.checks if check.rule == "serving.champion"]
+    assert "visitors" in told
+    asked = EASY.model_copy(update={"serving": EASY.serving.model_copy(update={"new_inputs": True})})
+    assert promote(stores[1].uri, city, today=TODAY, rules=asked, settings=home).champion
 
 
 def test_days_that_a_model_has_learned_from_are_no_evidence(stores: list[Version], city: str, home: Settings) -> None:

@@ -215,6 +215,13 @@ class Died(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+def test_of_those_who_create_an_object_one_is_told_that_it_has(bucket: tuple[str, Settings]) -> None:
+    uri, settings = bucket
+    folder = Folder(f"{uri}/lock", settings)
+    assert [folder.create("1.json", text) for text in (b"one", b"two")] == [True, False]
+    assert folder.read("1.json") == b"one"
+
+
 def test_a_training_on_object_storage_dies_and_goes_on(
     city: str, whole: Path, bucket: tuple[str, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

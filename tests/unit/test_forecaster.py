@@ -18,6 +18,7 @@ from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.evaluation.leak import assert_no_leak
 from stmp.forecaster import RECORDS, mean_of_quantiles
 from stmp.learning.conformal import Conformal
+from stmp.online import Online
 
 TINY = ["model.hidden=8", "model.psi_size=4", "model.horizon=10", "model.context=28", "train.max_steps=6"]
 TINY += ["train.batch_regions=6", "train.queries=8", "train.supports=20", "train.validate_every=3", "train.log_every=3"]
@@ -197,6 +198,21 @@ def test_refusals_say_what_and_where(model: stmp.Forecaster, panel: Panel) -> No
         model.predict(panel, "2024-05-10", 0)
     with pytest.raises(DataError, match="past covariates: lacks"):
         model.predict(replace(panel, past=panel.past[..., :0], past_names=()), "2024-05-10", 7)
+
+
+def test_kinds_of_regions_that_come_and_go_change_nothing_for_the_others(panel: Panel) -> None:
+    kinds = torch.eye(3)[torch.arange(panel.shape[0]) % 2]
+    kinded = replace(panel, static=kinds, static_names=("kind=a", "kind=b", "kind=c"))
+    model = stmp.train(kinded, Config.from_mapping({}, [*TINY, "train.max_steps=2"]))
+    expected = model.predict(kinded, "2024-04-20", 7)
+    others = replace(kinded, static=kinds[:, [1, 2, 0]], static_names=("kind=b", "kind=new", "kind=a"))
+    np.testing.assert_array_equal(model.predict(others, "2024-04-20", 7).mean, expected.mean)
+    online = Online(model, others, np.full(panel.shape[0], panel.index_of("2024-04-20")))
+    decoded = online.predict(np.arange(panel.shape[0]), 7)
+    np.testing.assert_allclose(decoded.mean, expected.mean, rtol=1e-4)
+    named = replace(kinded, static_names=("kind=a", "kind=b", "size"))
+    with pytest.raises(DataError, match="static features: lacks"):
+        model.predict(named, "2024-04-20", 7)
 
 
 def test_unknown_future_covariates_are_an_error(panel: Panel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from stmp.data.episodes import Episode, Strata, make_plan
 from stmp.errors import DataError, TrainingError
+from stmp.learning.checkpoint import LocalCheckpoints
 from stmp.learning.meta import MetaTrainer, Shard, run
 from stmp.learning.validation import Split
 from tests.training import SCENES, failure, furthest, make_trainer, small_config, small_panel, trainer_of, weights
@@ -158,6 +160,17 @@ def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.M
     run(trainer, None, lambda *_: None)
     assert trainer.step == 12  # best at 6, then two that were worse
     assert trainer.best_scores == {"all": 0.5}
+
+
+def test_training_stops_at_its_budget_of_time_with_what_it_has(tmp_path: Path) -> None:
+    trainer = trainer_of(("train.max_minutes=0.0000001", "train.max_steps=500"))
+    store = LocalCheckpoints(tmp_path, keep=1)
+    run(trainer, store, lambda *_: None)
+    assert trainer.step == 1
+    assert trainer.best_scores, "it was validated, although no validation was due"
+    again = trainer_of(("train.max_minutes=0.0000001", "train.max_steps=500"))
+    run(again, store, lambda *_: None)
+    assert again.step == 1, "a restart has no time of its own"
 
 
 def test_the_best_weights_forecast() -> None:

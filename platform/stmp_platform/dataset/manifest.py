@@ -14,6 +14,8 @@ from stmp_platform.files import Folder
 
 SCHEMA_VERSION = 1
 NAME = "manifest.json"
+HISTORY = "history"
+"""Folder of all manifests that a dataset has had, by their fingerprints: what `stmp trace` tells of its data."""
 
 
 class _Part(BaseModel):
@@ -175,8 +177,17 @@ def load_manifest(uri: str) -> Manifest:
 
 
 def save_manifest(manifest: Manifest, folder: Folder) -> None:
-    """Commit a dataset: from here on its readers see it."""
-    folder.write(NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
+    """Commit a dataset: from here on its readers see it, and a copy stays when the next one takes its place."""
+    content = (manifest.model_dump_json(indent=1) + "\n").encode()
+    folder.write(f"{HISTORY}/{manifest.fingerprint}.json", content)
+    folder.write(NAME, content)
+
+
+def former_manifest(uri: str, fingerprint: str) -> Manifest | None:
+    """What a dataset was when it had a fingerprint, of which the first digits are enough; None if it never had it."""
+    folder = Folder(uri)
+    found = [name for name in folder.names(HISTORY) if name.startswith(fingerprint)]
+    return Manifest.model_validate_json(folder.read(f"{HISTORY}/{found[0]}")) if found else None
 
 
 def bucket_bounds(regions: int, buckets: int) -> np.ndarray:

@@ -72,6 +72,21 @@ def read_regions(uri: str) -> pd.DataFrame:
     return Reader(uri).regions()
 
 
+def region_names(uri: str, since: str = "") -> list[str]:
+    """The regions of a dataset in order, without those that have closed.
+
+    Parameters
+    ----------
+    since : str, optional
+        A region whose last sale is of an earlier day than this has closed; one that never sold has not opened yet.
+    """
+    frame = read_regions(uri)
+    names: list[str] = frame["_region"].tolist()
+    if not since:
+        return names
+    return [name for name, last in zip(names, frame["_last"], strict=True) if last is None or str(last) >= since]
+
+
 def read_panel(
     uri: str,
     regions: Sequence[str] | None = None,

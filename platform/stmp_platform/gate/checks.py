@@ -99,6 +99,8 @@ def _serving(evidence: Evidence, rules: Rules) -> Iterator[Check]:
     yield _missing("serving.levels", {f"{q:g}" for q in wanted} - {f"{q:g}" for q in ours.levels}, "quantile levels")
     used = set((theirs.series if theirs else ()) or evidence.data.series)
     yield _missing("serving.series", used - set(ours.series or used), "series")
+    if evidence.unread:
+        yield Check("serving.champion", None, f"the champion cannot read these data any more: {evidence.unread}")
     if theirs is not None:
         same = ours.frequency == theirs.frequency
         said = f"its periods are {ours.frequency}; the champion's are {theirs.frequency}"

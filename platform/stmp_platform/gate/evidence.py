@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from stmp.errors import DataError
 from stmp.evaluation.calibration import Reliability
 from stmp.evaluation.metrics import summary
 from stmp.evaluation.paired import Difference, Paired, compare, difference
@@ -101,6 +102,8 @@ class Evidence:
         What the challenger is held against: the champion, or seasonal naive while there is none.
     origins : tuple of str
         The last known day of each window; empty where the data leave none.
+    unread : str
+        Why the champion cannot read these data, where their columns have changed.
     trial_error : str
         Why the challenger could not forecast; then what follows is empty.
     overall : dict of name to metrics
@@ -113,6 +116,7 @@ class Evidence:
     today: date
     horizon: int
     origins: tuple[str, ...]
+    unread: str = ""
     trial_error: str = ""
     faults: dict[str, int] = field(default_factory=dict)
     cost: Cost | None = None
@@ -124,7 +128,7 @@ class Evidence:
     @property
     def opponent(self) -> str:
         """What the challenger is held against."""
-        return CHAMPION if self.champion is not None else NAIVE
+        return CHAMPION if self.champion is not None and not self.unread else NAIVE
 
 
 def gather(
@@ -137,6 +141,9 @@ def gather(
     recorded: str = "",
 ) -> Evidence:
     """Let the challenger and the champion (or seasonal naive) forecast the same windows, and measure.
+
+    Seasonal naive stands in for a champion that there is not, or whose columns the data have no more: that one cannot
+    forecast for anybody.
 
     Parameters
     ----------
@@ -154,11 +161,12 @@ def gather(
     theirs = None if champion is None else Candidate.of(champion)
     horizon = _horizon(rules, panel, facts, theirs)
     origins = windows(panel, [c.trained_until for c in (facts, theirs) if c is not None], horizon, rules)
-    known = (facts, theirs, Judged.of(manifest, panel), today, horizon, tuple(str(o) for o in origins))
+    unread = "" if champion is None else _unread(champion, panel)
+    known = (facts, theirs, Judged.of(manifest, panel), today, horizon, tuple(str(o) for o in origins), unread)
     if len(origins) < rules.windows.least or (theirs is not None and theirs.frequency != facts.frequency):
         return Evidence(*known)
     other: Predictor
-    if champion is None:
+    if champion is None or unread:
         from stmp.evaluation.baselines import SeasonalNaive
 
         levels, opponent, other = facts.levels, NAIVE, SeasonalNaive(levels=facts.levels)
@@ -183,6 +191,15 @@ def gather(
         *known, faults=trial.faults, cost=cost, slices=slices, groups=groups, overall=_overall(paired),
         reliability=paired.reliability,
     )  # fmt: skip
+
+
+def _unread(champion: Forecaster, panel: Panel) -> str:
+    """Why a model cannot read some data; empty if it can."""
+    try:
+        champion.rows_of(panel.select([0]))
+    except DataError as error:
+        return str(error)
+    return ""
 
 
 def windows(panel: Panel, trained_until: list[str], horizon: int, rules: Rules) -> list[np.datetime64]:

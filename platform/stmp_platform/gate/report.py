@@ -113,7 +113,7 @@ def _page(evidence: Evidence, checks: Sequence[Check], rules: Rules, content: di
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     failed = [check for check in checks if check.passed is False]
-    champion = evidence.champion.version if evidence.champion else evidence.opponent
+    champion = evidence.champion.version if evidence.champion and not evidence.unread else evidence.opponent
     return environment.get_template("gate/page.html.j2").render(
         title=f"{evidence.challenger.version} against {champion}",
         passed=not failed,

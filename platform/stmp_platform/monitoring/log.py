@@ -7,6 +7,7 @@
 ``model_version``    which model made it
 ``origin``           optional: the last day whose sales it knew. Two forecasts of a day from different origins are two
                      forecasts; of the same origin and version, the later row replaces the earlier
+``forecast_id``      optional: by which `stmp trace` finds the model and the data that it comes from
 ``what_if``          optional, true where the answer was to a question about other inputs than the real ones; left out
 ===================  ==================================================================================================
 """

@@ -31,9 +31,9 @@ BATCH = 1000
 PARAMS = 100
 """Parameters in one request, MLflow's limit."""
 MODEL = "model"
-VERSION_TAGS = ("stmp.version", "stmp.source", "mlflow.source.git")
+VERSION_TAGS = ("stmp.version", "stmp.source", "stmp.retraining", "mlflow.source.git")
 """Tags of a run, by their first letters, that its registered version has too."""
-_ARTIFACT_FOLDERS = ("report",)
+_ARTIFACT_FOLDERS = ("report", "steps")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Mirror:
             state.write(self.folder)
 
     def _send_files(self, client: MlflowClient, state: Forwarded, run_id: str) -> None:
-        """The configuration, and the report with its pictures."""
+        """The configuration, the report with its pictures, and the steps of a retraining."""
         names = [name for name in (CONFIG_FILE, *_ARTIFACT_FOLDERS) if self.folder.exists(name)]
         for name in names:
             with tempfile.TemporaryDirectory() as scratch:

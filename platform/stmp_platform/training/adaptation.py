@@ -158,12 +158,12 @@ def keep_source(folder: Folder, source: Forecaster, settings: Settings) -> None:
 
 def _compare(data: str, results: dict[str, TrainingResult], settings: Settings) -> Comparison:
     """All candidates on the regions that validation scores."""
-    from stmp_platform.dataset.storage import read_panel, read_regions
+    from stmp_platform.dataset.storage import read_panel, region_names
 
     job = results[ADAPTED].job
     periods = job.config.validation.periods
     assert periods is not None, "a job's configuration is resolved"
-    names: list[str] = read_regions(job.data)["_region"].tolist()
+    names = region_names(job.data)
     scored = Split.of(len(names), job.config.validation.regions).scored
     panel = read_panel(job.data, regions=[names[i] for i in scored])
     models = {name: _load(result.model, settings) for name, result in results.items()}

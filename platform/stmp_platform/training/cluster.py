@@ -12,7 +12,6 @@ import signal
 import tempfile
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmp.errors import ConfigError, StmpError, TrainingError
@@ -61,15 +60,11 @@ def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_f
     TrainingError
         If workers keep dying.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    import ray
+    connect()
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.WARNING)
-    _check_folders(job, settings)
+    check_folders(job.data, job.out, settings)
     resources = _resources(workers, gpu, settings.cluster_wait_s)
     threads = os.environ.get("OMP_NUM_THREADS")
     values = {
@@ -101,6 +96,16 @@ def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_f
         if interrupt is not None and signal.getsignal(signal.SIGINT) is not interrupt:
             signal.signal(signal.SIGINT, interrupt)
     return int(result.return_value)
+
+
+def connect() -> None:
+    """Connect to the Ray cluster of this environment, or start one on this machine; nothing where that is done."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.WARNING)
 
 
 def stop_on_our_errors() -> UserCallback:
@@ -217,7 +222,7 @@ def _nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _check_folders(job: Job, settings: Settings) -> None:
+def check_folders(data: str, out: str, settings: Settings) -> None:
     """Refuse local folders that other machines of the cluster do not share.
 
     Raises
@@ -226,7 +231,7 @@ def _check_folders(job: Job, settings: Settings) -> None:
         Naming the folder and the machines that do not see it.
     """
     nodes = _nodes()
-    local = {"--data": Folder(job.data, settings), "--out": Folder(job.out, settings)}
+    local = {"--data": Folder(data, settings), "--out": Folder(out, settings)}
     local = {option: folder for option, folder in local.items() if folder.local}
     if len(nodes) == 1 or not local:
         return
@@ -235,9 +240,8 @@ def _check_folders(job: Job, settings: Settings) -> None:
 
     look = ray.remote(num_cpus=0)(_sees)
     mark = f".seen-{uuid.uuid4().hex}"
-    out = Folder(job.out, settings)
-    if out.local:
-        out.write(mark, b"")
+    if "--out" in local:
+        local["--out"].write(mark, b"")
     paths = {"--data": f"{local['--data'].path}/manifest.json"} if "--data" in local else {}
     paths |= {"--out": f"{local['--out'].path}/{mark}"} if "--out" in local else {}
     try:
@@ -252,8 +256,8 @@ def _check_folders(job: Job, settings: Settings) -> None:
             if not ray.get(answer, timeout=120):
                 blind.setdefault(option, []).append(address)
     finally:
-        if out.local:
-            Path(out.path, mark).unlink(missing_ok=True)
+        if "--out" in local:
+            local["--out"].remove(mark)
     if blind:
         told = "; ".join(f"{option} {local[option].uri} is not seen by {', '.join(a)}" for option, a in blind.items())
         raise ConfigError(

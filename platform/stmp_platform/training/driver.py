@@ -55,6 +55,7 @@ def train(
     gpu: bool = False,
     until: DateLike | None = None,
     source: str | None = None,
+    since: str = "",
     settings: Settings | None = None,
     track: bool = True,
     name: str = "",
@@ -82,6 +83,8 @@ def train(
         The last day to learn from; by default the last day with sales.
     source : str, optional
         URI of the folder of a model to adapt, which all workers can read.
+    since : str
+        A region whose last sale is of an earlier day than this has closed, and is left out.
     settings : Settings, optional
         Read from the environment if not given.
     track : bool
@@ -105,7 +108,7 @@ def train(
     settings = settings or Settings.from_env()
     if workers < 0:
         raise ConfigError(f"workers is {workers}; it must be 0 (this process) or more.")
-    job = prepare(data, config, out=out, seed=seed, until=until, source=source, settings=settings)
+    job = prepare(data, config, out=out, seed=seed, until=until, source=source, since=since, settings=settings)
     check_workers(job, workers)
     if gpu and workers == 0:
         device_for(gpu)  # refused before anything is begun

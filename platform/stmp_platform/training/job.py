@@ -16,6 +16,7 @@ from stmp.errors import ConfigError
 from stmp.forecaster import WEIGHTS
 from stmp.learning.train import resolve_dates
 from stmp_platform.dataset.manifest import load_manifest
+from stmp_platform.dataset.storage import region_names
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.tracking.record import CONFIG_FILE, RunRecord
@@ -45,11 +46,13 @@ class Job:
     fingerprint : str
         Of the dataset.
     regions : int
-        Number of regions of the dataset.
+        Number of regions that have not closed.
     source : str
         URI of the model that is adapted, which all workers can read; empty for a training from the start.
     source_digest : str
         Of its weights.
+    since : str
+        A region whose last sale is of an earlier day has closed, and is left out; empty to leave out none.
     """
 
     run: str
@@ -62,6 +65,7 @@ class Job:
     regions: int
     source: str = ""
     source_digest: str = ""
+    since: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker."""
@@ -76,6 +80,7 @@ class Job:
         """The content of ``config.json``: what makes this training different from others."""
         run = {"data": self.data, "fingerprint": self.fingerprint, "seed": self.seed, "until": self.until}
         run |= {"source_digest": self.source_digest} if self.source else {}
+        run |= {"since": self.since} if self.since else {}
         return {"run": run, **self.config.model_dump(mode="json")}
 
     def finished(self, settings: Settings | None = None) -> bool:
@@ -91,6 +96,7 @@ def prepare(
     seed: int = 0,
     until: DateLike | None = None,
     source: str | None = None,
+    since: str = "",
     settings: Settings | None = None,
 ) -> Job:
     """Resolve a training against its dataset, and claim its output folder.
@@ -101,6 +107,8 @@ def prepare(
     ----------
     source : str, optional
         URI of the folder of a model to adapt.
+    since : str
+        As in `Job`.
 
     Raises
     ------
@@ -128,9 +136,10 @@ def prepare(
         seed=seed,
         until=str(last),
         fingerprint=manifest.fingerprint,
-        regions=manifest.regions,
+        regions=len(region_names(data, since)) if since else manifest.regions,
         source=absolute(source) if source else "",
         source_digest=weights_digest(source, settings) if source else "",
+        since=since,
     )
     ours, theirs = job.description(), folder.read_json(CONFIG_FILE)
     if "run" in theirs:

@@ -74,9 +74,9 @@ def load_shard(job: Job, workers: Workers, device: torch.device) -> tuple[Shard,
     DataError
         If the dataset is not the one that the training began with.
     """
-    from stmp_platform.dataset.storage import read_panel, read_regions
+    from stmp_platform.dataset.storage import read_panel, region_names
 
-    names: list[str] = read_regions(job.data)["_region"].tolist()
+    names = region_names(job.data, job.since)
     train, positions, scored, held_out = Shard.plan(len(names), job.config, workers.rank, workers.size)
     mine = np.union1d(train, scored)
     panel = read_panel(job.data, regions=[names[i] for i in mine])

@@ -113,10 +113,10 @@ def run_trial(values: dict[str, Any], plan: Plan, settings: Settings) -> None:
 
 def _measure(values: Mapping[str, Any], plan: Plan, folder: Folder, settings: Settings) -> dict[str, Any]:
     """Adapt, and score the validation windows."""
-    from stmp_platform.dataset.storage import read_panel, read_regions
+    from stmp_platform.dataset.storage import read_panel, region_names
 
     began, busy = time.perf_counter(), time.process_time()
-    names: list[str] = read_regions(plan.data)["_region"].tolist()
+    names = region_names(plan.data)
     source = load_source(plan.source, settings)
     panel = None if plan.workers else read_panel(plan.data).until(plan.until)
     frequency = source.schema.frequency if panel is None else panel.frequency

@@ -1,0 +1,245 @@
+"""Batch forecasts: every region, shard by shard, in this process or as Ray tasks.
+
+A folder of forecasts holds a Parquet part for each shard. ``_plan.json`` is written first and says what the parts are
+of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is written last, and
+says what is there. Readers of Parquet folders pass over names that begin with ``_``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from jobs.known import KnownTable, with_known
+from jobs.screen import Progress
+from stmp.errors import ConfigError, StmpError
+
+if TYPE_CHECKING:
+    from stmp.data.panel import Panel
+    from stmp.forecaster import Forecaster
+    from stmp_platform.dataset.manifest import Manifest
+    from stmp_platform.files import Folder
+    from stmp_platform.settings import Settings
+
+PART_REGIONS = 500
+"""Regions in a part: some seconds of work, and some megabytes."""
+PLAN, SUCCESS = "_plan.json", "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is to be forecast, as a worker needs it.
+
+    Attributes
+    ----------
+    data : str
+        URI of the dataset.
+    regions : list of str or None
+        Those that are forecast; None for all.
+    origin, end : str
+        The last day whose sales are used, and the last day that is forecast.
+    steps : int
+        Periods between them.
+    shards : int
+    forecast_id : str
+    known : KnownTable or None
+        Known-future covariates beyond the dataset's.
+    """
+
+    data: str
+    regions: Sequence[str] | None
+    origin: str
+    end: str
+    steps: int
+    shards: int
+    forecast_id: str
+    known: KnownTable | None = None
+
+    @classmethod
+    def of(
+        cls,
+        data: str,
+        manifest: Manifest,
+        origin: str,
+        steps: int,
+        *,
+        known: KnownTable | None = None,
+        regions: Sequence[str] | None = None,
+        version: str = "",
+    ) -> Batch:
+        """All regions of a dataset, or some, in shards of `PART_REGIONS`.
+
+        Parameters
+        ----------
+        version : str
+            Of the model that forecasts.
+        """
+        from stmp.data.calendar import period_dates
+        from stmp_platform.forecast_id import ForecastId
+        from stmp_platform.training.job import absolute
+
+        number = manifest.regions if regions is None else len(regions)
+        return cls(
+            data=absolute(data),
+            regions=regions,
+            origin=origin,
+            end=str(period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1]),
+            steps=steps,
+            shards=-(-number // PART_REGIONS),
+            forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
+            known=known,
+        )
+
+    def panel(self, shard: int) -> Panel:
+        """The regions of one shard, with dates that reach over the horizon."""
+        from stmp_platform.dataset import read_panel
+
+        panel = read_panel(self.data, regions=self.regions, shard=(shard, self.shards), end=self.end)
+        return panel if self.known is None else with_known(panel, self.known)
+
+    def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
+        """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
+        frame = forecaster.predict(self.panel(shard), self.origin, self.steps).to_frame()
+        return frame.assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
+
+    def plan(self, manifest: Manifest) -> dict[str, Any]:
+        """What makes it different from other forecasts."""
+        names = self.regions or ()
+        known = b"" if self.known is None else pd.util.hash_pandas_object(self.known.frame, index=False).to_numpy()
+        return {
+            "forecast_id": self.forecast_id,
+            "dataset_fingerprint": manifest.fingerprint,
+            "origin": self.origin,
+            "horizon": self.steps,
+            "parts": self.shards,
+            "regions": len(names) or manifest.regions,
+            "digest": hashlib.sha256("\n".join(names).encode() + bytes(known)).hexdigest()[:16],
+        }
+
+
+def part_name(shard: int) -> str:
+    """``part-00007.parquet``"""
+    return f"part-{shard:05d}.parquet"
+
+
+def write_folder(
+    batch: Batch,
+    forecaster: Forecaster,
+    manifest: Manifest,
+    out: str,
+    *,
+    workers: int,
+    settings: Settings,
+    bar: Progress,
+) -> dict[str, Any]:
+    """Forecast into a folder of parts, or go on with one that was not finished.
+
+    Parameters
+    ----------
+    workers : int
+        Ray tasks at a time; 0 forecasts in this process.
+
+    Returns
+    -------
+    dict
+        The content of ``_SUCCESS``, and whether it was ``finished_before``.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds another forecast.
+    StmpError
+        Whatever a forecast raises.
+    """
+    from stmp_platform.files import Folder
+
+    folder = Folder(out, settings)
+    plan, there = batch.plan(manifest), folder.read_json(PLAN)
+    if there and there != plan:
+        differ = [key for key in plan if there.get(key) != plan[key]]
+        told = "; ".join(f"{key} was {there.get(key)!r}, now {plan[key]!r}" for key in differ)
+        raise ConfigError(f"{out} holds another forecast: {told}. Choose another --out.")
+    done = folder.read_json(SUCCESS)
+    if done:
+        return {**done, "finished_before": True}
+    folder.write_json(PLAN, plan)
+    missing = [shard for shard in range(batch.shards) if not folder.exists(part_name(shard))]
+    if workers:
+        work = _on_ray(batch, forecaster, out, missing, workers, settings)
+    else:
+        work = _here(batch, forecaster, folder, missing)
+    for number, _ in enumerate(work, start=1 + batch.shards - len(missing)):
+        bar(number, batch.shards)
+    parts = {part_name(shard): _rows(folder, part_name(shard)) for shard in range(batch.shards)}
+    content = {
+        **plan,
+        "model_version": forecaster.provenance.version,
+        "rows": sum(parts.values()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": parts,
+    }
+    folder.write_json(SUCCESS, content)
+    return {**content, "finished_before": False}
+
+
+def _here(batch: Batch, forecaster: Forecaster, folder: Folder, shards: Sequence[int]) -> Iterator[int]:
+    for shard in shards:
+        folder.write(part_name(shard), _parquet(batch.frame(forecaster, shard)))
+        yield shard
+
+
+def _on_ray(
+    batch: Batch, forecaster: Forecaster, out: str, shards: Sequence[int], workers: int, settings: Settings
+) -> Iterator[int]:
+    """The shards as they are written, some at a time; a task whose machine dies is started again by Ray."""
+    import ray
+
+    from stmp_platform.training.cluster import check_folders, connect
+
+    connect()
+    check_folders(batch.data, out, settings)
+    shared = [ray.put(value) for value in (batch, forecaster)]
+    task = ray.remote(num_cpus=1)(_write_part)
+    waiting = list(shards)
+    running: list[Any] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(task.remote(*shared, out, waiting.pop(0), settings))
+            (done, *_), running = ray.wait(running)
+            yield ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, StmpError) else error from None
+    finally:
+        for left in running:
+            ray.cancel(left)
+
+
+def _write_part(batch: Batch, forecaster: Forecaster, out: str, shard: int, settings: Settings) -> int:
+    from stmp_platform.files import Folder
+
+    # What reads storage without settings of its own must find them too.
+    os.environ.setdefault("STMP_STORAGE_OPTIONS", settings.storage_options.get_secret_value())
+    list(_here(batch, forecaster, Folder(out, settings), [shard]))
+    return shard
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def _rows(folder: Folder, name: str) -> int:
+    import pyarrow.parquet as pq
+
+    with folder.fs.open(f"{folder.path.rstrip('/')}/{name}", "rb") as file:
+        return int(pq.read_metadata(file).num_rows)

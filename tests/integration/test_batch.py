@@ -1,0 +1,124 @@
+"""Batch forecasts in a folder of parts: the same as one file, gone on with after a death, on Ray, on object storage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from jobs import batch
+from jobs import forecast as job
+from jobs.batch import Batch
+from stmp.errors import ConfigError, DataError
+from stmp_platform.files import Folder
+from stmp_platform.forecast_id import ForecastId
+from stmp_platform.monitoring.log import read_log
+
+KEY = ["region", "series", "date"]
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "PART_REGIONS", 5)
+
+
+@pytest.fixture(scope="module")
+def one_file(shop: str, first_model: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Return what `stmp forecast` writes into one file."""
+    out = str(tmp_path_factory.mktemp("one") / "f.parquet")
+    job.forecast(shop, str(first_model), out)
+    return pd.read_parquet(out).sort_values(KEY, ignore_index=True)
+
+
+def in_order(path: str) -> pd.DataFrame:
+    return pd.read_parquet(path).sort_values(KEY, ignore_index=True)
+
+
+def test_parts_on_ray_are_the_one_file(
+    ray_here: None, shop: str, first_model: Path, one_file: pd.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "forecasts"
+    job.forecast(shop, str(first_model), f"{out}/", workers=2)
+    assert sorted(p.name for p in out.iterdir() if p.name.startswith("part-")) == [
+        "part-00000.parquet", "part-00001.parquet", "part-00002.parquet",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(in_order(str(out)), one_file, rtol=1e-5)
+    told = json.loads((out / "_SUCCESS").read_text())
+    assert sum(told["files"].values()) == told["rows"] == len(one_file)
+    identity = ForecastId.parse(told["forecast_id"])
+    assert set(one_file["forecast_id"]) == {str(identity)}
+    assert identity.version == told["model_version"] == str(first_model)
+    assert told["dataset_fingerprint"].startswith(identity.data)
+    assert len(read_log(str(out))[0]) == len(one_file), "the monitor reads the folder"
+
+
+def test_an_error_of_a_task_is_the_error_of_the_job(
+    ray_here: None, shop: str, first_model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(shop, copy)
+    for file in copy.rglob("sales/*.parquet"):
+        file.write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="cannot be read") as error:
+        job.forecast(str(copy), str(first_model), f"{tmp_path}/f/", workers=2)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("storage", ["disk", "objects"])
+def test_a_forecast_that_died_goes_on_and_is_made_once(
+    shop: str,
+    first_model: Path,
+    second_model: Path,
+    one_file: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
+) -> None:
+    out = str(tmp_path / "f") if storage == "disk" else f"memory://{tmp_path.name}"
+    whole, made = Batch.frame, list[int]()
+
+    def dying(self: Batch, forecaster: Any, shard: int) -> pd.DataFrame:
+        if shard == 2 and 2 not in made:
+            made.append(shard)
+            raise KeyboardInterrupt
+        made.append(shard)
+        return whole(self, forecaster, shard)
+
+    monkeypatch.setattr(Batch, "frame", dying)
+    with pytest.raises(KeyboardInterrupt):
+        job.forecast(shop, str(first_model), f"{out}/")
+    folder = Folder(out)
+    assert folder.exists("part-00001.parquet") and not folder.exists("_SUCCESS")
+    with pytest.raises(ConfigError, match="another forecast: forecast_id was"):
+        job.forecast(shop, str(second_model), f"{out}/")
+    for _ in range(2):
+        assert job.forecast(shop, str(first_model), f"{out}/")["rows"] == len(one_file)
+    assert made == [0, 1, 2, 2], "what was there is not made again"
+    frames = [pd.read_parquet(folder.fs.open(f"{folder.path}/part-{i:05d}.parquet")) for i in range(3)]
+    pd.testing.assert_frame_equal(
+        pd.concat(frames).sort_values(KEY, ignore_index=True), one_file, check_exact=False, rtol=1e-5
+    )
+
+
+def test_regions_can_be_chosen(shop: str, first_model: Path, one_file: pd.DataFrame, tmp_path: Path) -> None:
+    some = ["R000003", "R000007"]
+    job.forecast(shop, str(first_model), str(tmp_path / "f.parquet"), regions=some)
+    wanted = one_file[one_file["region"].isin(some)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(in_order(str(tmp_path / "f.parquet")), wanted, rtol=1e-5)
+
+
+def test_workers_need_a_folder(shop: str, first_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name a folder"):
+        job.forecast(shop, str(first_model), str(tmp_path / "f.parquet"), workers=2)
+
+
+def test_ids_are_read_as_they_are_written() -> None:
+    for text in ("stores/3:1a2b3c4d5e6f:2025-01-31", "s3://b/run:1a2b:2025-01-31+17"):
+        assert str(ForecastId.parse(text)) == text
+    assert ForecastId.parse("s3://b/run:1a2b:2025-01-31+17").version == "s3://b/run"
+    with pytest.raises(ConfigError, match="no forecast's id"):
+        ForecastId.parse("stores/3")
