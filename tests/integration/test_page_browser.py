@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -22,14 +21,9 @@ from serving.app import make_app
 from serving.replica import Replica
 from serving.trial import TrialSettings
 from tests.serving import HORIZON, make_model, settings
+from tests.visits import CHROMIUM, FLAGS, Visit
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 TOKEN = "a token for the tests"
-WAIT_MS = 10_000
 OPTION = "#regions [role=option]"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not here: apt-get install chromium")
@@ -81,26 +75,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
-
-
-class Visit:
-    """A page, and what it asked for and complained of meanwhile."""
-
-    def __init__(self, browser: Browser, **context: Any) -> None:
-        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | context)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(WAIT_MS)
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-
-    def open(self, url: str) -> Page:
-        """Open the page and wait for its picture."""
-        self.page.goto(url)
-        expect(self.page.locator("#chart path.expected")).to_be_attached()
-        return self.page
 
 
 @pytest.fixture
