@@ -57,8 +57,10 @@ class ModelConfig(_Section):
         "target day's covariates over the region's own past.",
     )
     heads: int = Field(4, ge=1, description="Attention heads.")
-    last_year: bool = Field(
-        True, description="Sales of the same weeks a year before enter the decoder and the forecast's first guess."
+    last_year: bool | None = Field(
+        None,
+        description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by default "
+        "where half a year of training days have a year before them.",
     )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."
@@ -239,7 +241,11 @@ class Config(_Section):
         held = validation.periods
         if held is None:  # an eighth, but a week at least where there are four
             held = min(8 if weekly else 28, max(periods // 8, min(1 if weekly else 7, periods // 4)))
+        # How far last year is to be trusted is learned from days that have one; from a few weeks of them, wrongly:
+        # what held in February would be believed at a moving Easter.
+        learned_weeks = (periods - held) * period_days / 7
         defaults: dict[str, Any] = {
+            "last_year": learned_weeks >= 52 + 26,
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),
             "skip_periods": (4, 13) if weekly else (7, 28),

@@ -12,7 +12,7 @@ from stmp.errors import ConfigError
 from stmp.evaluation.baselines import SeasonalNaive, make_baselines
 from stmp.forecast import Predictor
 from stmp.forecaster import Forecaster
-from stmp.learning.train import train
+from stmp.learning.train import resolve, train
 from stmp.learning.transfer import adaptation_config
 from stmp.nets.names import GROUPS
 
@@ -39,8 +39,9 @@ class MetaTrained:
     model: Forecaster | None = None
 
     def learn(self, panel: Panel, until: DateLike, horizon: int) -> Predictor:
-        """Train, or go on from the window before."""
-        if self.model is None:
+        """Train, or go on from the window before; anew where the data have come to decide for another network."""
+        now, _ = resolve(self.config, panel, until)
+        if self.model is None or self.model.config.model != now.model:
             self.model = train(panel, self.config, seed=self.seed, until=until)
         elif self.steps:
             config = adaptation_config(self.model, panel.frequency, [*CARRY_ON, f"train.max_steps={self.steps}"])

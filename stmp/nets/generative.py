@@ -87,7 +87,7 @@ class STMP(nn.Module):
         if self.attention is not None:
             inputs += self.attention.size + self.attention.heads * series
         inputs += 2 * READINGS * series if config.last_year else 0
-        candidates = 1 + (self.attention.heads if self.attention is not None else 0) + READINGS * config.last_year
+        candidates = 1 + (self.attention.heads if self.attention is not None else 0) + READINGS * bool(config.last_year)
         self.first_guess = FirstGuess(hidden, candidates, series) if candidates > 1 else None
         self.decoder = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden), nn.ReLU())
         self.head: NormalHead | QuantileHead = (
