@@ -51,7 +51,7 @@ def train(
     *,
     out: str,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     gpu: bool = False,
     until: DateLike | None = None,
     source: str | None = None,
@@ -74,8 +74,10 @@ def train(
         training is left as it is.
     seed : int
         The same seed gives the same model.
-    workers : int
-        Ray workers; 0 trains in this process, without Ray.
+    workers : int, or the fewest and the most
+        Ray workers; 0 trains in this process, without Ray. Between the fewest and the most, the training begins with
+        what the cluster has, goes on with fewer when machines are lost, and takes in those that come. However many they
+        are, they make the same steps.
     gpu : bool
         One GPU for each worker.
     until : date, optional
@@ -103,11 +105,14 @@ def train(
         If a loss is not finite, or workers keep dying.
     """
     settings = settings or Settings.from_env()
-    if workers < 0:
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if fewest < 0:
         raise ConfigError(f"workers is {workers}; it must be 0 (this process) or more.")
+    if isinstance(workers, tuple) and not 1 <= fewest <= most:
+        raise ConfigError(f"The fewest workers are {fewest} and the most {most}; 1 <= fewest <= most is needed.")
     job = prepare(data, config, out=out, seed=seed, until=until, source=source, settings=settings)
-    check_workers(job, workers)
-    if gpu and workers == 0:
+    check_workers(job, most)
+    if gpu and most == 0:
         device_for(gpu)  # refused before anything is begun
     tracker = None
     if track:
@@ -130,7 +135,7 @@ def train(
     return TrainingResult(job, model_uri(job), finished, outcome)
 
 
-def _train(job: Job, settings: Settings, workers: int, gpu: bool, max_failures: int) -> None:
+def _train(job: Job, settings: Settings, workers: int | tuple[int, int], gpu: bool, max_failures: int) -> None:
     with Progress(job.out, job.config.train.max_steps, settings):
         if workers == 0:
             steps = train_loop(job, settings, device_for(gpu))
