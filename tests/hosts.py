@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,13 @@ class Hosts:
         self._ray(host, f"--address={self.head.address}:{PORT}", "--num-cpus=1")
         return host
 
+    def cpus(self) -> int:
+        """CPUs of the machines that Ray knows of."""
+        at = f"--address={self.head.address}:{PORT}"
+        status = ip("netns", "exec", self.head.name, str(BIN / "ray"), "status", at)
+        found = re.search(r"/([\d.]+) CPU", status)
+        return int(float(found[1])) if found else 0
+
     def log(self, host: Host) -> str:
         """What `ray start` has printed on a machine."""
         return (self.scratch / f"{host.name}.log").read_text()
@@ -143,7 +151,7 @@ class Hosts:
     def _plug(self) -> Host:
         number = len(self.hosts) + 2
         name = f"{self.bridge}-{number}"
-        host = Host(name, f"v{os.getpid()}-{number}", f"{self.gateway.rpartition('.')[0]}.{number}")
+        host = Host(name, f"v{number}-{os.getpid()}", f"{self.gateway.rpartition('.')[0]}.{number}")
         ip("netns", "add", name)
         ip("link", "add", host.cable, "type", "veth", "peer", "name", "eth0", "netns", name)
         ip("link", "set", host.cable, "master", self.bridge, "up")
@@ -157,8 +165,9 @@ class Hosts:
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         env |= {"PATH": f"{BIN}:{env['PATH']}", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", **self.env}
         command = [
-            "ip", "netns", "exec", host.name, str(BIN / "ray"), "start", "--block", f"--node-ip-address={host.address}",
-            f"--temp-dir={self.scratch}", "--object-store-memory=80000000", "--disable-usage-stats", *arguments,
+            "ip", "netns", "exec", host.name, str(BIN / "ray"), "start", "--block", "--disable-usage-stats",
+            f"--node-ip-address={host.address}", f"--temp-dir={self.scratch / host.cable}",
+            "--object-store-memory=80000000", *arguments,
         ]  # fmt: skip
         with (self.scratch / f"{host.name}.log").open("w") as output:
             host.ray = subprocess.Popen(
@@ -176,7 +185,7 @@ def store(address: str) -> Iterator[dict[str, str]]:
     yield {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_SECRET_ACCESS_KEY": "a-key-of-nobody",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
     server.stop()

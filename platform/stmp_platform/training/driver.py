@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stmp.config import Config
 from stmp.data.episodes import Strata
 from stmp.data.panel import DateLike
-from stmp.errors import ConfigError
+from stmp.errors import ConfigError, StmpError, TrainingError
 from stmp.learning.validation import Split
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
@@ -138,12 +138,24 @@ def train(
 def _train(job: Job, settings: Settings, workers: int | tuple[int, int], gpu: bool, max_failures: int) -> None:
     with Progress(job.out, job.config.train.max_steps, settings):
         if workers == 0:
-            steps = train_loop(job, settings, device_for(gpu))
+            steps = _train_here(job, settings, gpu)
         else:
             from stmp_platform.training.cluster import train_on_ray
 
             steps = train_on_ray(job, settings, workers=workers, gpu=gpu, max_failures=max_failures)
     logger.info("run=%s step=%d phase=end model=%s", job.run, steps, model_uri(job))
+
+
+def _train_here(job: Job, settings: Settings, gpu: bool) -> int:
+    try:
+        return train_loop(job, settings, device_for(gpu))
+    except StmpError:
+        raise
+    except Exception as error:  # storage raises what it likes when it is full or away
+        raise TrainingError(
+            f"The training in {job.out} has stopped: {type(error).__name__}: {error}. Repeat the command to go on from "
+            "the newest checkpoint."
+        ) from error
 
 
 def check_workers(job: Job, workers: int) -> None:

@@ -1,0 +1,198 @@
+"""Jobs on a Ray cluster of several machines, with S3 and MLflow on PostgreSQL, and machines that come and go.
+
+Each machine is a network namespace with an address of its own. A quarter of an hour: STMP_TEST_LARGE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from jobs.cli import run
+from stmp.learning.checkpoint import STATE
+from stmp_platform.files import Folder
+from stmp_platform.submission import Cluster
+from stmp_platform.training import train
+from tests.hosts import Hosts, store
+from tests.integration.faults.conftest import Tell
+from tests.servers import MlflowServer, postgres
+from tests.training import SMALL, furthest, small_config, to_numpy
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="clusters take minutes: STMP_TEST_LARGE=1"),
+]
+
+BUCKET = "s3://stmp"
+CITY = f"{BUCKET}/city"
+LONG = (
+    "model.hidden=64", "train.batch_regions=13", "train.queries=800", "train.supports=400", "train.max_steps=140",
+    "train.validate_every=70", "train.checkpoint_every=5",
+)  # fmt: skip
+"""Steps of about a second, so that a machine can come and go in between."""
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], MlflowServer]]:
+    """Yield a function that starts `mlflow server` on PostgreSQL at an address of this machine."""
+    scratch = Path("/tmp") / f"stmp-postgres-{os.getpid()}"
+    servers: list[MlflowServer] = []
+    with postgres(scratch) as uri:
+
+        def start(address: str) -> MlflowServer:
+            servers.append(MlflowServer(uri, tmp_path_factory.mktemp("mlflow"), host=address).start())
+            return servers[-1]
+
+        yield start
+        for server in servers:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def hosts(mlflow_server: Callable[[str], MlflowServer]) -> Iterator[Hosts]:
+    """Yield a head and one machine, whose environment names a store and a tracking server."""
+    hosts = Hosts()
+    with hosts, store(hosts.gateway) as reached, pytest.MonkeyPatch.context() as patch:
+        tracking = mlflow_server(hosts.gateway)
+        hosts.env = {**reached, "MLFLOW_TRACKING_URI": tracking.uri, "STMP_CLUSTER_WAIT_S": "60", "STMP_LOG": "INFO"}
+        for name, value in hosts.env.items():
+            patch.setenv(name, value)
+        Folder(BUCKET).fs.mkdir("stmp")
+        hosts.start()
+        hosts.add()
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def city(hosts: Hosts) -> str:
+    """Return the dataset of a city, ingested on the cluster."""
+    assert submit(hosts, "ingest", "synthetic", "--set", "regions=14", "--set", "years=1.5", "--out", CITY) == 0
+    return CITY
+
+
+@pytest.fixture(scope="module")
+def alone(city: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the weights of a long training that nothing happens to."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    result = train(city, small_config(*LONG), out=str(out), track=False)
+    return to_numpy(load_file(Path(result.model) / "weights.safetensors"))
+
+
+def address(hosts: Hosts) -> str:
+    return f"http://{hosts.head.address}:8265"
+
+
+def submit(hosts: Hosts, *arguments: str) -> int:
+    return run(["submit", *arguments, "--address", address(hosts)])
+
+
+def training(out: str, workers: str, *settings: str) -> tuple[str, ...]:
+    sets = [f"{section}.{key}={value}" for section, values in SMALL.items() for key, value in values.items()]
+    given = [part for setting in (*sets, *settings) for part in ("--set", setting)]
+    return ("train", "--data", CITY, "--out", out, "--workers", workers, "--name", "city", *given)
+
+
+def weights(out: str, scratch: Path) -> dict[str, Any]:
+    folder = Folder(f"{out}/model").download("", scratch / out.rpartition("/")[2])
+    return to_numpy(load_file(folder / "weights.safetensors"))
+
+
+def newest(out: str) -> int:
+    """Step of the newest whole checkpoint; 0 where there is none."""
+    folder = Folder(f"{out}/checkpoints")
+    steps = [int(name.removeprefix("step-")) for name in folder.names() if folder.exists(f"{name}/{STATE}")]
+    return max(steps, default=0)
+
+
+def wait_for(happened: Callable[[], bool], what: str, log: Callable[[], str], limit_s: float = 240) -> float:
+    """Wait until something has happened, and return the seconds that it took."""
+    began = time.monotonic()
+    while not happened():
+        assert time.monotonic() - began < limit_s, f"{what} has not happened\n{log()[-5000:]}"
+        time.sleep(0.25)
+    return time.monotonic() - began
+
+
+def groups(log: str) -> list[int]:
+    """Sizes of the groups of workers that a training has had, in order."""
+    sizes = [int(size) for size in re.findall(r"rank=0 phase=load regions=\d+ workers=(\d+)", log)]
+    return [size for place, size in enumerate(sizes) if place == 0 or size != sizes[place - 1]]
+
+
+def test_two_machines_end_like_one_process(city: str, hosts: Hosts, tmp_path: Path, tell: Tell) -> None:
+    """Data and runs on S3, the run and the model in MLflow; and all of it named by the machines' environment."""
+    hosts.add()
+    out = f"{BUCKET}/runs/two"
+    began = time.monotonic()
+    assert submit(hosts, *training(out, "2"), "--id", "two") == 0
+    tell("none: two machines train", "nothing", time.monotonic() - began)
+    log = Cluster(address(hosts)).log("two")
+    assert groups(log) == [2]
+    one = train(city, small_config(), out=str(tmp_path / "one"), track=False)
+    expected = to_numpy(load_file(Path(one.model) / "weights.safetensors"))
+    assert furthest(expected, weights(out, tmp_path))[0] < 1e-4
+    client = MlflowClient(hosts.env["MLFLOW_TRACKING_URI"])
+    version = client.get_model_version("city", "1")
+    assert client.get_run(version.run_id).info.status == "FINISHED"
+    details = Cluster(address(hosts)).client.get_job_info("two")
+    assert hosts.env["AWS_SECRET_ACCESS_KEY"] not in str(details.runtime_env), "secrets belong to the machines"
+
+
+def test_a_machine_comes_and_another_is_lost(
+    city: str, hosts: Hosts, alone: dict[str, Any], tmp_path: Path, tell: Tell
+) -> None:
+    """`--workers 1:2` takes the new machine in, and does without the lost one; the steps stay the same."""
+    for host in hosts.hosts[2:]:
+        host.lose()
+    out, cluster = f"{BUCKET}/runs/changing", Cluster(address(hosts))
+    wait_for(lambda: hosts.cpus() == 1, "the loss of a machine is not seen", lambda: "")
+    assert submit(hosts, *training(out, "1:2", *LONG), "--id", "changing", "--no-follow") == 0
+
+    def log() -> str:
+        return cluster.log("changing")
+
+    wait_for(lambda: newest(out) > 0, "a first checkpoint", log)
+    hosts.add()
+    seconds = wait_for(lambda: groups(log()) == [1, 2], "a second worker", log)
+    tell("a machine is added, `--workers 1:2`", "steps since the last checkpoint, made again", seconds)
+    before = newest(out)
+    wait_for(lambda: newest(out) > before, "a checkpoint of two", log)
+    before = newest(out)
+    hosts.hosts[1].lose()
+    seconds = wait_for(lambda: newest(out) > before + 5, "a checkpoint after the loss", log)
+    tell("a machine is lost, `--workers 1:2`", "steps since the last checkpoint, made again", seconds)
+    assert cluster.follow("changing", lambda _: None).status == "SUCCEEDED", log()
+    assert groups(log()) == [1, 2, 1]
+    assert furthest(alone, weights(out, tmp_path))[0] < 1e-3
+
+
+def test_the_head_is_lost_and_the_command_repeated(
+    city: str, hosts: Hosts, alone: dict[str, Any], tmp_path: Path, tell: Tell
+) -> None:
+    """With the head go the driver and the list of jobs; the output folder stays, and the same command goes on."""
+    out = f"{BUCKET}/runs/headless"
+    given = (*training(out, "1", *LONG), "--id", "headless", "--no-follow")
+    assert submit(hosts, *given) == 0
+    wait_for(lambda: newest(out) > 0, "a first checkpoint", lambda: Cluster(address(hosts)).log("headless"))
+    for host in hosts.hosts:
+        host.kill()
+    reached = newest(out)
+    began = time.monotonic()
+    hosts.start()
+    hosts.add()
+    assert submit(hosts, *given) == 0
+    cluster = Cluster(address(hosts))
+    wait_for(lambda: newest(out) > reached, "a checkpoint after the restart", lambda: cluster.log("headless"))
+    tell("the head is lost and started again", "steps since the last checkpoint, made again", time.monotonic() - began)
+    assert cluster.follow("headless", lambda _: None).status == "SUCCEEDED"
+    assert f"Going on from step {reached}" in cluster.log("headless")
+    assert furthest(alone, weights(out, tmp_path))[0] < 1e-3
