@@ -28,7 +28,7 @@ SLOW = ("train.max_steps=24", "train.queries=60", "train.supports=150", "train.c
 """Steps that take long enough to be interrupted."""
 
 
-def go(data: str, out: Path, *settings: str, workers: int) -> dict[str, Any]:
+def go(data: str, out: Path, *settings: str, workers: int | tuple[int, int]) -> dict[str, Any]:
     """The weights that a training ends with."""
     result = train(data, small_config(*settings), out=str(out), workers=workers, track=False)
     return to_numpy(load_file(Path(result.model) / "weights.safetensors"))
@@ -68,13 +68,14 @@ def alone(city: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 def test_ray_workers_end_like_one_process_although_one_is_killed(
     city: str, alone: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """And although their number may change: Ray Train decides it anew, by what the cluster has."""
     out, killed = tmp_path / "out", list[str]()
 
     def kill_one() -> None:
         workers_of_ray()[-1].send_signal(signal.SIGKILL)
 
     watcher = when((out / "checkpoints" / "step-00000004").exists, kill_one, killed)
-    weights = go(city, out, *SLOW, workers=2)
+    weights = go(city, out, *SLOW, workers=(1, 2))
     watcher.join()
     assert killed, "no worker was killed"
     assert furthest(alone, weights)[0] < 1e-4, furthest(alone, weights)
@@ -98,6 +99,12 @@ def test_bad_data_of_a_worker_surfaces_as_our_error_at_once(city: str, tmp_path:
         file.write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot be read"):
         go(str(copy), tmp_path / "out", *STEPS, workers=2)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_more_than_one_machine_has_is_refused(city: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"4 workers need 4 CPUs \(it has 3\)"):
+        train(city, small_config(*STEPS), out=str(tmp_path), workers=(4, 6), track=False)
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -135,6 +135,7 @@ def test_images_are_those_that_the_dockerfile_makes(manifest: dict[str, Any]) ->
             continue
         found = re.fullmatch(r"REGISTRY/stmp-platform:(.+)-(\w+)", part["image"])
         assert found is not None and found[1] == VERSION
+        assert part["securityContext"] == {"runAsNonRoot": True}
         gpu = "nvidia.com/gpu" in part["resources"].get("limits", {})
         assert found[2] == ("cuda" if gpu else "cpu")
         assert f"--target {found[2]} -t {part['image']} ." in DOCKERFILE

@@ -56,6 +56,8 @@ def test_shown_command_parses(line: str) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     context = command.make_context(line, rest)
     assert context.params
+    if command.name == "submit":  # what it submits is a command as well
+        test_shown_command_parses(shlex.join(["stmp", context.params["job"], *context.args]))
 
 
 def test_configuration_page_is_up_to_date() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from jobs.cli import run
 from stmp.learning.checkpoint import STATE
+from stmp_platform.dataset.sources.prepare import prepare_source
 from stmp_platform.files import Folder
 from stmp_platform.submission import Cluster
 from stmp_platform.training import train
@@ -32,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="clusters take minutes: STMP_TEST_LARGE=1"),
 ]
 
+ROOT = Path(__file__).resolve().parents[3]
 BUCKET = "s3://stmp"
 CITY = f"{BUCKET}/city"
 LONG = (
@@ -39,6 +42,12 @@ LONG = (
     "train.validate_every=70", "train.checkpoint_every=5",
 )  # fmt: skip
 """Steps of about a second, so that a machine can come and go in between."""
+
+
+def sets(*settings: str) -> tuple[str, ...]:
+    """Settings for the command line, after those of the small configuration."""
+    small = [f"{section}.{key}={value}" for section, values in SMALL.items() for key, value in values.items()]
+    return tuple(part for setting in (*small, *settings) for part in ("--set", setting))
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +105,7 @@ def submit(hosts: Hosts, *arguments: str) -> int:
 
 
 def training(out: str, workers: str, *settings: str) -> tuple[str, ...]:
-    sets = [f"{section}.{key}={value}" for section, values in SMALL.items() for key, value in values.items()]
-    given = [part for setting in (*sets, *settings) for part in ("--set", setting)]
-    return ("train", "--data", CITY, "--out", out, "--workers", workers, "--name", "city", *given)
+    return ("train", "--data", CITY, "--out", out, "--workers", workers, "--name", "city", *sets(*settings))
 
 
 def weights(out: str, scratch: Path) -> dict[str, Any]:
@@ -145,6 +152,20 @@ def test_two_machines_end_like_one_process(city: str, hosts: Hosts, tmp_path: Pa
     assert client.get_run(version.run_id).info.status == "FINISHED"
     details = Cluster(address(hosts)).client.get_job_info("two")
     assert hosts.env["AWS_SECRET_ACCESS_KEY"] not in str(details.runtime_env), "secrets belong to the machines"
+
+
+def test_the_guide_works_line_by_line(hosts: Hosts, tmp_path: Path) -> None:
+    """docs/operations.md from raw tables in the bucket to a judged model, with a smaller one than it would be."""
+    guide = (ROOT / "docs" / "operations.md").read_text()
+    section = guide.partition("## 2. The first model")[2].partition("\n## ")[0]
+    lines = re.findall(r"^stmp submit (.*)$", section, flags=re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["ingest", "train", "promote"]
+    raw = Path(prepare_source("synthetic", tmp_path / "raw", regions=14, years=1.5, seed=1)).parent
+    Folder(BUCKET).fs.put(f"{raw}/", f"{BUCKET}/raw/", recursive=True)
+    for line in lines:
+        command, *arguments = shlex.split(line.replace("s3://BUCKET", BUCKET))
+        code = submit(hosts, command, *arguments, *(sets() if command == "train" else ()))
+        assert code == (3 if command == "promote" else 0), "so small a model on old data is refused"
 
 
 def test_a_machine_comes_and_another_is_lost(
