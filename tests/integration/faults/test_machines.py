@@ -24,7 +24,7 @@ from stmp_platform.files import Folder
 from stmp_platform.submission import Cluster
 from stmp_platform.training import train
 from tests.hosts import Hosts, store
-from tests.integration.faults.conftest import Tell
+from tests.integration.conftest import Tell
 from tests.servers import MlflowServer, postgres
 from tests.training import SMALL, furthest, small_config, to_numpy
 
@@ -135,13 +135,11 @@ def groups(log: str) -> list[int]:
     return [size for place, size in enumerate(sizes) if place == 0 or size != sizes[place - 1]]
 
 
-def test_two_machines_end_like_one_process(city: str, hosts: Hosts, tmp_path: Path, tell: Tell) -> None:
+def test_two_machines_end_like_one_process(city: str, hosts: Hosts, tmp_path: Path) -> None:
     """Data and runs on S3, the run and the model in MLflow; and all of it named by the machines' environment."""
     hosts.add()
     out = f"{BUCKET}/runs/two"
-    began = time.monotonic()
     assert submit(hosts, *training(out, "2"), "--id", "two") == 0
-    tell("none: two machines train", "nothing", time.monotonic() - began)
     log = Cluster(address(hosts)).log("two")
     assert groups(log) == [2]
     one = train(city, small_config(), out=str(tmp_path / "one"), track=False)

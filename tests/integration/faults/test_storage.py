@@ -20,7 +20,7 @@ from stmp_platform.dataset.manifest import Manifest, load_manifest
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.training import train
-from tests.integration.faults.conftest import Tell
+from tests.integration.conftest import Tell
 from tests.raw_tables import shops
 from tests.training import small_config
 
