@@ -50,6 +50,7 @@ class Host:
     cable: str
     address: str
     ray: subprocess.Popen[bytes] | None = None
+    lost: bool = False
 
     def processes(self, name: str = "") -> list[psutil.Process]:
         """What runs on it, and has a name in its command line."""
@@ -68,6 +69,7 @@ class Host:
 
     def kill(self) -> None:
         """SIGKILL to all that runs on it."""
+        self.lost = True
         gone = self.processes()
         for process in gone:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,6 +139,18 @@ class Hosts:
         self._ray(host, f"--address={self.head.address}:{PORT}", "--num-cpus=1")
         return host
 
+    def have(self, number: int, limit_s: float = 120) -> list[Host]:
+        """Add or lose machines until Ray knows of so many beside the head, and return them."""
+        there = [host for host in self.hosts[1:] if not host.lost]
+        for host in there[number:]:
+            host.lose()
+        kept = there[:number] + [self.add() for _ in range(number - len(there))]
+        deadline = time.monotonic() + limit_s
+        while self.cpus() != number:
+            assert time.monotonic() < deadline, f"Ray has {self.cpus()} machines, not {number}"
+            time.sleep(0.5)
+        return kept
+
     def cpus(self) -> int:
         """CPUs of the machines that Ray knows of."""
         at = f"--address={self.head.address}:{PORT}"
@@ -162,6 +176,7 @@ class Hosts:
         return host
 
     def _ray(self, host: Host, *arguments: str) -> None:
+        host.lost = False
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         env |= {"PATH": f"{BIN}:{env['PATH']}", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1", **self.env}
         command = [
