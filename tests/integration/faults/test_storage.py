@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,6 +155,36 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("shops")
     ingest(shops().write(folder / "raw"), str(folder / "data"))
     return str(folder / "data")
+
+
+DYING = """
+import os, signal, sys
+from stmp_platform.dataset import ingest
+from stmp_platform.dataset.writing import Writer
+put, written = Writer.put, []
+
+def die_at_the_third(self, name, table):
+    written.append(name)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return put(self, name, table)
+
+Writer.put = die_at_the_third
+ingest(*sys.argv[1:])
+"""
+
+
+def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(shop: str, tmp_path: Path) -> None:
+    copy, raw = tmp_path / "data", shops(seed=1).write(tmp_path / "raw")
+    shutil.copytree(shop, copy)
+    before = load_manifest(str(copy))
+    killed = subprocess.run([sys.executable, "-c", DYING, raw, str(copy)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((copy / "data").iterdir())) == 2, "nothing of the new one was written"
+    assert load_manifest(str(copy)) == before
+    assert len(read_panel(str(copy)).regions) == before.regions
+    assert ingest(raw, str(copy)).fingerprint != before.fingerprint
+    assert len(list((copy / "data").iterdir())) == 2, "what the killed one had written is gone"
 
 
 def files_of(manifest: Manifest) -> list[str]:
