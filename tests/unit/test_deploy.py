@@ -86,7 +86,7 @@ def test_each_target_is_locked_and_not_root(target: str) -> None:
 
 
 def test_what_is_copied_is_there_and_sent_to_docker() -> None:
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     assert "*" in ignored
     for line in re.findall(r"^COPY --chown=\S+ (.+) /home/ray/needs/$", DOCKERFILE, flags=re.M):
