@@ -39,9 +39,12 @@ BUCKET = "s3://stmp"
 CITY = f"{BUCKET}/city"
 LONG = (
     "model.hidden=64", "train.batch_regions=13", "train.queries=800", "train.supports=400", "train.max_steps=140",
-    "train.validate_every=70", "train.checkpoint_every=5",
+    "train.validate_every=70", "train.checkpoint_every=5", "train.learning_rate=1e-4",
 )  # fmt: skip
-"""Steps of about a second, so that a machine can come and go in between."""
+"""Steps of about a second, so that a machine can come and go in between; and small ones, for over so many large ones the
+rounding of sums over other numbers of workers grows to a hundredth, and would hide a step that was left out."""
+SAME = 1e-5
+"""How far weights may be apart, relatively: one step changes them by 35 times as much, rounding by a fiftieth."""
 
 
 def sets(*settings: str) -> tuple[str, ...]:
@@ -194,7 +197,7 @@ def test_a_machine_comes_and_another_is_lost(
     tell("a machine is lost, `--workers 1:2`", "steps since the last checkpoint, made again", seconds)
     assert cluster.follow("changing", lambda _: None).status == "SUCCEEDED", log()
     assert groups(log()) == [1, 2, 1], log()[-5000:]
-    assert furthest(alone, weights(out, tmp_path))[0] < 1e-3
+    assert furthest(alone, weights(out, tmp_path))[0] < SAME
 
 
 def test_the_head_is_lost_and_the_command_repeated(
@@ -218,4 +221,4 @@ def test_the_head_is_lost_and_the_command_repeated(
     tell("the head is lost and started again", "steps since the last checkpoint, made again", time.monotonic() - began)
     assert cluster.follow("headless", lambda _: None).status == "SUCCEEDED"
     assert f"Going on from step {reached}" in cluster.log("headless")
-    assert furthest(alone, weights(out, tmp_path))[0] < 1e-3
+    assert furthest(alone, weights(out, tmp_path))[0] < SAME
