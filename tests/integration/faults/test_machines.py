@@ -5,9 +5,11 @@ Each machine is a network namespace with an address of its own. A quarter of an 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +43,7 @@ LONG = (
     "model.hidden=64", "train.batch_regions=13", "train.queries=800", "train.supports=400", "train.max_steps=140",
     "train.validate_every=70", "train.checkpoint_every=5", "train.learning_rate=1e-4",
 )  # fmt: skip
-"""Steps of about a second, so that a machine can come and go in between; and small ones, for over so many large ones the
+"""Steps of about a second, so that a machine can come and go in between. And small ones: over so many large ones the
 rounding of sums over other numbers of workers grows to a hundredth, and would hide a step that was left out."""
 SAME = 1e-5
 """How far weights may be apart, relatively: one step changes them by 35 times as much, rounding by a fiftieth."""
@@ -56,9 +58,10 @@ def sets(*settings: str) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], MlflowServer]]:
     """Yield a function that starts `mlflow server` on PostgreSQL at an address of this machine."""
-    scratch = Path("/tmp") / f"stmp-postgres-{os.getpid()}"
     servers: list[MlflowServer] = []
-    with postgres(scratch) as uri:
+    with tempfile.TemporaryDirectory(prefix="stmp-postgres-") as scratch, contextlib.ExitStack() as stack:
+        Path(scratch).chmod(0o755)  # the server runs as another user
+        uri = stack.enter_context(postgres(Path(scratch) / "server"))
 
         def start(address: str) -> MlflowServer:
             servers.append(MlflowServer(uri, tmp_path_factory.mktemp("mlflow"), host=address).start())
