@@ -47,6 +47,20 @@ def day(value: datetime | None) -> str | None:
     return None if value is None else value.date().isoformat()
 
 
+def number_of_workers(text: str) -> int | tuple[int, int]:
+    """A number of workers, or the fewest and the most.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    fewest, colon, most = text.partition(":")
+    if not fewest.isdecimal() or (colon and not most.isdecimal()):
+        raise ConfigError(f"--workers is '{text}'; it must be a number, or the fewest and the most, such as 2:8.")
+    return (int(fewest), int(most)) if colon else int(fewest)
+
+
 DataUri = Annotated[str, typer.Option("--data", metavar="URI", help="The dataset: a folder that `stmp ingest` wrote.")]
 ModelUri = Annotated[
     str,
@@ -72,6 +86,13 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of docs/configuration.md; may be repeated."),
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Ray workers; 0 trains in this process, without Ray.")]
+ElasticWorkers = Annotated[
+    str,
+    typer.Option(
+        metavar="N|MIN:MAX",
+        help="Ray workers; 0 trains in this process, without Ray; 2:8 takes what the cluster has, and follows it.",
+    ),
+]
 Gpu = Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for machines here.")]
 Debug = Annotated[

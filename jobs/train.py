@@ -24,7 +24,7 @@ def train(
     *,
     preset: str = "product",
     settings: Sequence[str] = (),
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     gpu: bool = False,
     seed: int = 0,
     until: str | None = None,
@@ -40,7 +40,7 @@ def train(
     preset : str
         Name of a file in jobs/presets/, or a path to a YAML file.
     settings : sequence of ``section.key=value``
-    workers : int
+    workers : int, or the fewest and the most
         Ray workers; 0 trains in this process.
     gpu : bool
         One GPU a worker.
@@ -70,7 +70,7 @@ def train(
     name = name or re.sub(r"[^\w.-]+", "-", load_manifest(data).name)
     result = run_training(
         data, config, out=out, seed=seed, workers=workers, gpu=gpu, until=until, settings=surroundings,
-        register_as=name, tags={"stmp.preset": preset, "stmp.workers": str(workers)},
+        register_as=name, tags={"stmp.preset": preset, "stmp.workers": _shown(workers)},
     )  # fmt: skip
     seconds = time.monotonic() - began
     description = json.loads(Folder(result.model, surroundings).read("forecaster.json"))
@@ -99,6 +99,10 @@ def train(
         "version": tracking.version if tracking else None,
         "tracked": tracking.complete if tracking else None,
     }
+
+
+def _shown(workers: int | tuple[int, int]) -> str:
+    return str(workers) if isinstance(workers, int) else ":".join(map(str, workers))
 
 
 def load_preset(preset: str, settings: Sequence[str] = ()) -> Config:

@@ -59,8 +59,8 @@ class ModelConfig(_Section):
     heads: int = Field(4, ge=1, description="Attention heads.")
     last_year: bool | None = Field(
         None,
-        description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by default "
-        "where half a year of training days have a year before them.",
+        description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by "
+        "default where half a year of training days have a year before them.",
     )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."

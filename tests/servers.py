@@ -36,25 +36,29 @@ class MlflowServer:
         Database URI of its store.
     folder : Path
         For its artifacts and its log.
+    host : str
+        Address of this machine at which it listens.
     """
 
     backend: str
     folder: Path
+    host: str = "127.0.0.1"
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
         """Its address, for MLFLOW_TRACKING_URI."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self, timeout_s: float = 90.0) -> MlflowServer:
         """Start, and wait until it answers."""
         self.port = self.port or free_port()
         arguments = ["--backend-store-uri", self.backend, "--artifacts-destination", str(self.folder / "artifacts")]
+        arguments += ["--host", self.host, "--port", str(self.port)]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *arguments, "--port", str(self.port), "--workers", "1"],
+                [sys.executable, "-m", "mlflow", "server", *arguments, "--workers", "1"],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},

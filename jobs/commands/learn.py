@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, DataUri, Debug, Gpu, JsonFile, Settings, Source, Tracking, Workers, day, finish
+from jobs.options import (
+    DAY,
+    DataUri,
+    Debug,
+    ElasticWorkers,
+    Gpu,
+    JsonFile,
+    Settings,
+    Source,
+    Tracking,
+    Workers,
+    day,
+    finish,
+    number_of_workers,
+)
 
 app = typer.Typer()
 
@@ -23,7 +37,7 @@ def train(
         str, typer.Option(metavar="NAME", help="product, paper, or a YAML file of settings.")
     ] = "product",
     setting: Settings = None,
-    workers: Workers = 0,
+    workers: ElasticWorkers = "0",
     gpu: Gpu = False,
     seed: Annotated[int, typer.Option(help="Seed of weights and of all sampling.")] = 0,
     until: Annotated[
@@ -43,12 +57,13 @@ def train(
     stmp train --data data/stores --out runs/first
     stmp train --data data/stores --out runs/paper --preset paper --set train.max_steps=2000 --until 2014-10-31
     stmp train --data s3://bucket/stores --out s3://bucket/runs/big --workers 4 --gpu --name stores
+    stmp train --data s3://bucket/stores --out s3://bucket/runs/spot --workers 2:8 --gpu --name stores
     """
     from jobs.train import train as job
 
     result = job(
-        data, out, preset=preset, settings=setting or [], workers=workers, gpu=gpu, seed=seed, until=day(until),
-        name=name, tracking_uri=tracking_uri,
+        data, out, preset=preset, settings=setting or [], workers=number_of_workers(workers), gpu=gpu, seed=seed,
+        until=day(until), name=name, tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
 

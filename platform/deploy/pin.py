@@ -28,7 +28,7 @@ def resolve(extras: str) -> dict[str, str]:
 
 def main() -> None:
     """Resolve anew and write the file."""
-    pins = resolve("dev")
+    pins = resolve("dev,gcs")
     head = [
         "# The exact versions that the tests have seen. Written by `make pin`; do not edit by hand.",
         f"# Python {sys.version_info.major}.{sys.version_info.minor}",

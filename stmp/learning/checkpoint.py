@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from stmp.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -100,10 +101,17 @@ def publish_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_checkpoint(folder: Path, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> None:
-    """Fill a folder with one checkpoint."""
+    """Fill a folder with one checkpoint; its state names the checksums of all that it holds, of itself as well."""
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in model.items()}, folder / MODEL)
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in optimizer.items()}, folder / OPTIMIZER)
-    (folder / STATE).write_text(json.dumps({"format": FORMAT, **state}, indent=1), encoding="utf-8")
+    content = {"format": FORMAT, **state}
+    text = json.dumps({**content, "sha256": _checksums(folder, content)}, indent=1)
+    (folder / STATE).write_text(text, encoding="utf-8")
+
+
+def _checksums(folder: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (MODEL, OPTIMIZER)}
+    return found | {STATE: hashlib.sha256(json.dumps(content).encode()).hexdigest()}
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
@@ -112,18 +120,26 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor],
     Raises
     ------
     CheckpointError
-        If a file is missing or damaged, or the format is newer than this version reads.
+        If a file is missing, truncated or changed, or the format is another than this version reads.
     """
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE} holds no object")
+        written = state.pop("sha256", {})
+        if state.get("format") != FORMAT:
+            raise CheckpointError(
+                f"The checkpoint {folder} has format {state.get('format')}; this version reads {FORMAT}."
+            )
+        damaged = [name for name, found in _checksums(folder, state).items() if written.get(name) != found]
+        if damaged:
+            raise ValueError(f"{' and '.join(damaged)} changed since they were written (another SHA-256)")
         model, optimizer = load_file(folder / MODEL), load_file(folder / OPTIMIZER)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint {folder} is missing a file or damaged: {error}. Delete that folder to go on "
             "from the one before."
         ) from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"The checkpoint {folder} has format {state.get('format')}; this version reads {FORMAT}.")
     return model, optimizer, state
 
 

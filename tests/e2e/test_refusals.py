@@ -53,6 +53,10 @@ def test_a_folder_that_is_no_dataset(stmp: Stmp) -> None:
         assert "no dataset" in stmp.refused(*command)
 
 
+def test_workers_that_are_no_number(stmp: Stmp) -> None:
+    assert "such as 2:8" in stmp.refused("train", "--data", "data", "--out", "r", "--workers", "2:many")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from serving.app import make_app
 from serving.replica import Replica
 from tests.servers import MlflowServer, postgres
 from tests.serving import make_data, make_model, settings
+
+Tell = Callable[[str, str, float], None]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +58,16 @@ def make_city(folder: Path, seed: int) -> str:
     spec = prepare_source("synthetic", folder / "raw", regions=14, years=1.5, seed=seed)
     ingest(spec, str(folder / "data"))
     return str(folder / "data")
+
+
+@pytest.fixture
+def tell() -> Tell:
+    """Return a function that prints a fault, what was lost, and the seconds until work went on: docs/operations.md."""
+
+    def told(fault: str, lost: str, seconds: float) -> None:
+        print(f"\n| {fault} | {lost} | {seconds:.0f} s |")
+
+    return told
 
 
 @pytest.fixture(scope="session")

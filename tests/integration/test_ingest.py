@@ -304,7 +304,7 @@ def test_unusable_datasets_are_told_apart(uri: str, tmp_path: Path) -> None:
     manifest = copy / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(content | {"schema_version": 99}))
-    with pytest.raises(DataError, match="schema version 99, this platform reads up to 1: update"):
+    with pytest.raises(DataError, match="schema version 99, this platform reads up to 2: update"):
         load_manifest(str(copy))
     manifest.write_text(json.dumps(content)[:500])
     with pytest.raises(DataError, match="corrupt"):

@@ -137,6 +137,14 @@ def test_more_workers_than_work_are_refused(city: str, tmp_path: Path) -> None:
         go(city, tmp_path / "out", workers=10)
 
 
+@pytest.mark.parametrize("workers", [-1, (0, 2), (3, 2), (2, 10)])
+def test_numbers_of_workers_that_make_no_sense_are_refused(
+    city: str, tmp_path: Path, workers: int | tuple[int, int]
+) -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        go(city, tmp_path / "out", workers=workers)
+
+
 def test_a_dataset_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no dataset"):
         go(str(tmp_path / "nothing"), tmp_path / "out")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from stmp.errors import ConfigError, DataError, TrainingError
 from stmp_platform.training import train
+from tests.integration.conftest import Tell
 from tests.training import furthest, small_config, to_numpy
 
 psutil = pytest.importorskip("psutil")
@@ -28,7 +29,7 @@ SLOW = ("train.max_steps=24", "train.queries=60", "train.supports=150", "train.c
 """Steps that take long enough to be interrupted."""
 
 
-def go(data: str, out: Path, *settings: str, workers: int) -> dict[str, Any]:
+def go(data: str, out: Path, *settings: str, workers: int | tuple[int, int]) -> dict[str, Any]:
     """The weights that a training ends with."""
     result = train(data, small_config(*settings), out=str(out), workers=workers, track=False)
     return to_numpy(load_file(Path(result.model) / "weights.safetensors"))
@@ -66,19 +67,26 @@ def alone(city: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
 
 @pytest.mark.usefixtures("ray_here")
 def test_ray_workers_end_like_one_process_although_one_is_killed(
-    city: str, alone: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    city: str, alone: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], tell: Tell
 ) -> None:
+    """And although their number may change: Ray Train decides it anew, by what the cluster has."""
     out, killed = tmp_path / "out", list[str]()
+    began = 0.0
 
     def kill_one() -> None:
+        nonlocal began
+        began = time.monotonic()
         workers_of_ray()[-1].send_signal(signal.SIGKILL)
 
     watcher = when((out / "checkpoints" / "step-00000004").exists, kill_one, killed)
-    weights = go(city, out, *SLOW, workers=2)
+    weights = go(city, out, *SLOW, workers=(1, 2))
     watcher.join()
     assert killed, "no worker was killed"
+    lasted = time.monotonic() - began
     assert furthest(alone, weights)[0] < 1e-4, furthest(alone, weights)
     assert "start again from the newest checkpoint" in "".join(capfd.readouterr())
+    with capfd.disabled():
+        tell("a training worker is killed", "steps since the last checkpoint, made again", lasted)
 
 
 @pytest.mark.usefixtures("ray_here")
@@ -101,12 +109,20 @@ def test_bad_data_of_a_worker_surfaces_as_our_error_at_once(city: str, tmp_path:
 
 
 @pytest.mark.usefixtures("ray_here")
+def test_more_than_one_machine_has_is_refused(city: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"4 workers need 4 CPUs \(it has 3\)"):
+        train(city, small_config(*STEPS), out=str(tmp_path), workers=(4, 6), track=False)
+
+
+@pytest.mark.usefixtures("ray_here")
 def test_more_gpus_than_there_are_is_refused(city: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 workers asks for 2 GPUs, and Ray sees 0"):
         train(city, small_config(*STEPS), out=str(tmp_path), workers=2, gpu=True, track=False)
 
 
-def test_a_driver_on_ray_is_killed_and_one_process_goes_on(city: str, alone: dict[str, Any], tmp_path: Path) -> None:
+def test_a_driver_on_ray_is_killed_and_one_process_goes_on(
+    city: str, alone: dict[str, Any], tmp_path: Path, tell: Tell
+) -> None:
     """The checkpoint of two workers, gone on with by one; and nothing is left running."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tests.train_and_die", city, str(out), "2", "never", *SLOW]
@@ -125,5 +141,7 @@ def test_a_driver_on_ray_is_killed_and_one_process_goes_on(city: str, alone: dic
     assert not psutil.wait_procs(working, timeout=60)[1], "workers of the killed driver go on"
     for process in psutil.wait_procs(family, timeout=5)[1]:  # Ray's own agents take their time
         process.kill()
+    began = time.monotonic()
     weights = go(city, out, *SLOW, workers=0)
+    tell("the driver is killed", "steps since the last checkpoint, made again", time.monotonic() - began)
     assert furthest(alone, weights)[0] < 1e-4, furthest(alone, weights)

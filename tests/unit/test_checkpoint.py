@@ -126,18 +126,29 @@ def test_leftovers_of_a_killed_process_do_not_count_and_go_away(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing", "json"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "missing", "json", "bit", "bit of the state"])
 def test_a_damaged_newest_is_passed_over_with_a_warning(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = LocalCheckpoints(tmp_path, keep=3)
     for step in (5, 10):
         store.save(step, small(step))
-    file = tmp_path / "step-00000010" / ("state.json" if damage == "json" else "model.safetensors")
+    of_state = damage in ("json", "bit of the state")
+    file = tmp_path / "step-00000010" / ("state.json" if of_state else "model.safetensors")
+    whole = file.read_bytes()
     if damage == "missing":
         file.unlink()
     else:
-        file.write_bytes({"cut": file.read_bytes()[:-4], "empty": b"", "garbage": b"x" * 64, "json": b"{"}[damage])
+        changed = {
+            "cut": whole[:-4],
+            "empty": b"",
+            "garbage": b"x" * 64,
+            "json": b"{",
+            "bit": whole[:-1] + bytes([whole[-1] ^ 1]),  # another number, in a file that can be read
+            "bit of the state": whole.replace(b'"step": 10', b'"step": 11'),
+        }[damage]
+        assert changed != whole
+        file.write_bytes(changed)
     with caplog.at_level(logging.WARNING):
         found = newest(store)
     assert found is not None and found[2]["step"] == 5
@@ -148,7 +159,7 @@ def test_a_format_of_the_future_is_told(tmp_path: Path) -> None:
     small(5)(tmp_path)
     state = json.loads((tmp_path / "state.json").read_text())
     (tmp_path / "state.json").write_text(json.dumps({**state, "format": 99}))
-    with pytest.raises(CheckpointError, match="format 99; this version reads 1"):
+    with pytest.raises(CheckpointError, match="format 99; this version reads 2"):
         read_checkpoint(tmp_path)
 
 

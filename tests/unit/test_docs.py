@@ -56,6 +56,16 @@ def test_shown_command_parses(line: str) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     context = command.make_context(line, rest)
     assert context.params
+    if command.name == "submit":  # what it submits is a command as well
+        test_shown_command_parses(shlex.join(["stmp", context.params["job"], *context.args]))
+
+
+def test_each_fault_is_tried_by_a_test_that_exists() -> None:
+    shown = re.findall(r"`(tests/\S+) -k (\w+)` \|$", (ROOT / "docs" / "operations.md").read_text(), flags=re.M)
+    assert len(shown) >= 10
+    for place, part in shown:
+        files = [ROOT / place] if place.endswith(".py") else (ROOT / place).glob("test_*.py")
+        assert any(re.search(rf"^def test_\w*{part}", file.read_text(), flags=re.M) for file in files), part
 
 
 def test_configuration_page_is_up_to_date() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stmp.config import Config
 from stmp.data.episodes import Episode, Strata, make_plan
 from stmp.errors import DataError, TrainingError
 from stmp.learning.checkpoint import LocalCheckpoints
@@ -36,6 +37,14 @@ def test_plans_of_neighbouring_seeds_and_steps_share_nothing() -> None:
     assert not torch.isclose(first, step).any()
     assert not torch.isclose(first, seed).any()
     assert torch.equal(first, make_plan(0, 1, 9, config.model, config.train).target)
+
+
+@pytest.mark.parametrize(("period_days", "half_a_year_learned"), [(1, 26 * 7 + 52 * 7 + 28), (7, 26 + 52 + 8)])
+def test_last_year_is_read_where_half_a_year_of_training_has_one(period_days: int, half_a_year_learned: int) -> None:
+    enough, too_few = (Config().resolve(period_days, half_a_year_learned - less) for less in (0, 1))
+    assert enough.model.last_year
+    assert too_few.model.last_year is False
+    assert Config.from_mapping({}, ["model.last_year=true"]).resolve(period_days, 60).model.last_year
 
 
 # What is drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from stmp_platform.serve import APPLICATION, DEPLOYMENT, IMPORT_PATH, SURROUNDIN
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-SERVICE = ROOT / "platform" / "deploy" / "rayservice.yaml"
+SERVICE = ROOT / "platform" / "deploy" / "kuberay" / "rayservice.yaml"
 
 
 def read(text: str) -> dict[str, Any]:
@@ -68,25 +67,16 @@ def test_unknown_settings_are_refused() -> None:
 
 
 def test_the_kubernetes_manifest_is_of_one_piece() -> None:
-    """RayService: the same application, nodes of the same Ray, secrets from a secret."""
+    """The same application, and replicas on more than one node; tests/unit/test_kuberay.py looks at the rest."""
     service = read(SERVICE.read_text())
-    assert (service["apiVersion"], service["kind"]) == ("ray.io/v1", "RayService")
     assert read(service["spec"]["serveConfigV2"]) == CONFIG
     cluster = service["spec"]["rayClusterConfig"]
-    pins = (ROOT / "platform" / "deploy" / "constraints.txt").read_text()
-    assert f"\nray=={cluster['rayVersion']}\n" in pins
-    images = re.findall(
-        r"^FROM rayproject/ray:([\d.]+)-py(\d)(\d+)", (ROOT / "platform/deploy/Dockerfile").read_text(), re.M
-    )
-    assert images == [(cluster["rayVersion"], "3", "11")]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
         (container,) = group["template"]["spec"]["containers"]
-        assert container["envFrom"] == [{"secretRef": {"name": "stmp-serving"}}]
         assert {"name": "serve", "containerPort": 8000} in container["ports"]
         env = {variable["name"]: variable["value"] for variable in container["env"]}
         assert env.keys() >= {PROXY_CALLBACK}
         assert env.items() & SURROUNDINGS.items() == {(n, v) for n, v in env.items() if n.startswith("RAY_SERVE_")}
     (workers,) = cluster["workerGroupSpecs"]
-    assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
-    assert "password" not in SERVICE.read_text().lower()
+    assert 2 <= workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]

@@ -27,6 +27,7 @@ from stmp_platform.dataset.manifest import DataFile, FactTable, Manifest, load_m
 from stmp_platform.dataset.plan import OldTables, Plan, make_plan, regions_table
 from stmp_platform.dataset.raw import Engine, list_sql
 from stmp_platform.dataset.spec import DatasetSpec, load_spec
+from stmp_platform.dataset.storage import Reader
 from stmp_platform.dataset.survey import Survey
 from stmp_platform.dataset.writing import Writer, update_digest
 from stmp_platform.files import Folder
@@ -221,9 +222,11 @@ def _check_same_roles(old: DatasetSpec, new: DatasetSpec) -> None:
 def _old_tables(engine: Engine, folder: Folder, old: Manifest | None) -> OldTables | None:
     if old is None:
         return None
-    root = f"{folder.path.rstrip('/')}/{old.data}"
+    root, reader = f"{folder.path.rstrip('/')}/{old.data}", Reader(folder.uri)
 
     def source(files: list[DataFile]) -> str:
+        for file in files:
+            reader.content(file)  # DuckDB reads it later: damage must not become the new generation's content
         return f"read_parquet({list_sql([engine.address(folder, f'{root}/{file.path}') for file in files])})"
 
     return OldTables(

@@ -12,7 +12,7 @@ from stmp.errors import DataError
 from stmp_platform.dataset.spec import DatasetSpec, Role, Scalar
 from stmp_platform.files import Folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME = "manifest.json"
 HISTORY = "history"
 """Folder of all manifests that a dataset has had, by their fingerprints: what `stmp trace` tells of its data."""
@@ -76,6 +76,7 @@ class DataFile(_Part):
     path: str
     rows: int
     bytes: int
+    sha256: str | None = None  # not in datasets of schema version 1
     bucket: int | None = None
     first_region: str | None = None
     last_region: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import date
 
@@ -43,17 +44,36 @@ class Reader:
         Raises
         ------
         DataError
-            If the file is missing or corrupt.
+            If the file is missing, truncated or changed since it was written.
         """
-        path = f"{self.folder.path.rstrip('/')}/{self.manifest.data}/{file.path}"
         try:
-            with self.folder.fs.open(path, "rb") as source:
-                return pq.read_table(source, columns=columns, pre_buffer=True)
+            return pq.read_table(pa.BufferReader(self.content(file)), columns=columns)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path} of dataset {self.folder.uri} cannot be read: {error}. "
-                "Write the dataset again with `stmp ingest`."
-            ) from error
+            raise self._unreadable(file, error) from error
+
+    def content(self, file: DataFile) -> bytes:
+        """The bytes of a file, as they were written.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, truncated or changed.
+        """
+        try:
+            content = self.folder.read(f"{self.manifest.data}/{file.path}")
+        except OSError as error:
+            raise self._unreadable(file, error) from error
+        if file.sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise self._unreadable(
+                file, f"it holds {len(content):,} bytes, {file.bytes:,} were written, and its SHA-256 is another"
+            )
+        return content
+
+    def _unreadable(self, file: DataFile, why: object) -> DataError:
+        return DataError(
+            f"{self.folder.path.rstrip('/')}/{self.manifest.data}/{file.path} of dataset {self.folder.uri} cannot be "
+            f"read: {why}. Write the dataset again with `stmp ingest`."
+        )
 
     def regions(self) -> pd.DataFrame:
         """All regions in order, with their features."""

@@ -282,11 +282,14 @@ class Writer:
         path = f"{self.folder.path.rstrip('/')}/{self.generation}/{name}"
         self.folder.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         plain = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table, sink, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, use_dictionary=plain
+        )
+        content = sink.getvalue()
         with self.folder.fs.open(path, "wb") as file:
-            pq.write_table(
-                table, file, compression="zstd", compression_level=1, row_group_size=ROW_GROUP, use_dictionary=plain
-            )
-        return DataFile(path=name, rows=table.num_rows, bytes=int(self.folder.fs.size(path) or 0))
+            file.write(content)
+        return DataFile(path=name, rows=table.num_rows, bytes=content.size, sha256=hashlib.sha256(content).hexdigest())
 
     def text_values(self) -> dict[str, list[str]]:
         """All values of each text column, sorted."""

@@ -38,14 +38,16 @@ QUIET = {
 }
 
 
-def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_failures: int) -> int:
+def train_on_ray(job: Job, settings: Settings, *, workers: int | tuple[int, int], gpu: bool, max_failures: int) -> int:
     """Train with Ray Train, and return the steps done.
 
     Connects to the Ray cluster of this environment, or starts one on this machine.
 
     Parameters
     ----------
-    workers : int
+    workers : int, or the fewest and the most
+        With the latter, Ray Train looks once a minute whether the cluster has room for more, and if so starts all again
+        from the newest checkpoint, as it does when some have died.
     gpu : bool
         One GPU for each worker.
     max_failures : int
@@ -62,10 +64,13 @@ def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_f
     """
     connect()
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from stmp_platform.training.network import MeetingConfig
 
     check_folders(job.data, job.out, settings)
-    resources = _resources(workers, gpu, settings.cluster_wait_s)
+    fewest, elastic = (workers[0], True) if isinstance(workers, tuple) else (workers, False)
+    resources = _resources(fewest, gpu, settings.cluster_wait_s, whole=elastic)
     threads = os.environ.get("OMP_NUM_THREADS")
     values = {
         "job": job.to_json(),
@@ -79,7 +84,7 @@ def train_on_ray(job: Job, settings: Settings, *, workers: int, gpu: bool, max_f
             result = TorchTrainer(
                 ray_loop,
                 train_loop_config=values,
-                torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+                torch_config=MeetingConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
                 scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
                 run_config=RunConfig(
                     name=f"stmp-{uuid.uuid4().hex[:12]}",
@@ -157,11 +162,13 @@ def _last_line(error: Exception) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
-def _resources(workers: int, gpu: bool, wait_s: float | None) -> dict[str, float]:
+def _resources(workers: int, gpu: bool, wait_s: float | None, whole: bool) -> dict[str, float]:
     """CPUs and GPUs of each worker, once the cluster has them.
 
     Parameters
     ----------
+    whole : bool
+        Whether each needs a CPU of its own, on a single machine as well: Ray Train counts how many fit.
     wait_s : float, optional
         How long a cluster may take to get what it has not. By default a single machine, to which nothing can be added,
         is not waited for, and a cluster for a minute.
@@ -174,7 +181,7 @@ def _resources(workers: int, gpu: bool, wait_s: float | None) -> dict[str, float
     import ray
 
     single = len(_nodes()) == 1 and wait_s is None
-    if single:
+    if single and not whole:
         total = ray.cluster_resources()
         if gpu and total.get("GPU", 0.0) < workers:
             raise ConfigError(
@@ -185,7 +192,7 @@ def _resources(workers: int, gpu: bool, wait_s: float | None) -> dict[str, float
         share = min(1.0, int(100 * total.get("CPU", 0.0) / workers) / 100)
         return {"CPU": max(share, 0.01), **({"GPU": 1.0} if gpu else {})}
     each = {"CPU": 1.0, **({"GPU": 1.0} if gpu else {})}
-    _wait_for(workers, each, PATIENCE_S if wait_s is None else wait_s)
+    _wait_for(workers, each, (0.0 if single else PATIENCE_S) if wait_s is None else wait_s)
     return each
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stmp.config import Config
 from stmp.data.episodes import Strata
 from stmp.data.panel import DateLike
-from stmp.errors import ConfigError
+from stmp.errors import ConfigError, StmpError, TrainingError
 from stmp.learning.validation import Split
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
@@ -51,7 +51,7 @@ def train(
     *,
     out: str,
     seed: int = 0,
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     gpu: bool = False,
     until: DateLike | None = None,
     source: str | None = None,
@@ -75,8 +75,10 @@ def train(
         training is left as it is.
     seed : int
         The same seed gives the same model.
-    workers : int
-        Ray workers; 0 trains in this process, without Ray.
+    workers : int, or the fewest and the most
+        Ray workers; 0 trains in this process, without Ray. Between the fewest and the most, the training begins with
+        what the cluster has, goes on with fewer when machines are lost, and takes in those that come. However many they
+        are, they make the same steps.
     gpu : bool
         One GPU for each worker.
     until : date, optional
@@ -106,11 +108,14 @@ def train(
         If a loss is not finite, or workers keep dying.
     """
     settings = settings or Settings.from_env()
-    if workers < 0:
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if fewest < 0:
         raise ConfigError(f"workers is {workers}; it must be 0 (this process) or more.")
+    if isinstance(workers, tuple) and not 1 <= fewest <= most:
+        raise ConfigError(f"The fewest workers are {fewest} and the most {most}; 1 <= fewest <= most is needed.")
     job = prepare(data, config, out=out, seed=seed, until=until, source=source, since=since, settings=settings)
-    check_workers(job, workers)
-    if gpu and workers == 0:
+    check_workers(job, most)
+    if gpu and most == 0:
         device_for(gpu)  # refused before anything is begun
     tracker = None
     if track:
@@ -133,15 +138,27 @@ def train(
     return TrainingResult(job, model_uri(job), finished, outcome)
 
 
-def _train(job: Job, settings: Settings, workers: int, gpu: bool, max_failures: int) -> None:
+def _train(job: Job, settings: Settings, workers: int | tuple[int, int], gpu: bool, max_failures: int) -> None:
     with Progress(job.out, job.config.train.max_steps, settings):
         if workers == 0:
-            steps = train_loop(job, settings, device_for(gpu))
+            steps = _train_here(job, settings, gpu)
         else:
             from stmp_platform.training.cluster import train_on_ray
 
             steps = train_on_ray(job, settings, workers=workers, gpu=gpu, max_failures=max_failures)
     logger.info("run=%s step=%d phase=end model=%s", job.run, steps, model_uri(job))
+
+
+def _train_here(job: Job, settings: Settings, gpu: bool) -> int:
+    try:
+        return train_loop(job, settings, device_for(gpu))
+    except StmpError:
+        raise
+    except Exception as error:  # storage raises what it likes when it is full or away
+        raise TrainingError(
+            f"The training in {job.out} has stopped: {type(error).__name__}: {error}. Repeat the command to go on from "
+            "the newest checkpoint."
+        ) from error
 
 
 def check_workers(job: Job, workers: int) -> None:
