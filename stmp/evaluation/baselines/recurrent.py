@@ -154,9 +154,8 @@ class Recurrent(Baseline):
     ) -> None:  # fmt: skip
         if kind not in BODIES:
             raise ConfigError(f"There is no neural baseline '{kind}'; choose from {list(BODIES)}.")
-        self.kind, self.name, self.steps, self.asked_context, self.seed, self.levels = (
-            kind, kind, steps, context, seed, levels,
-        )  # fmt: skip
+        self.kind = self.name = kind
+        self.steps, self.asked_context, self.seed, self.levels = steps, context, seed, levels
         self._net: Net | None = None
 
     def fit(self, panel: Panel, until: DateLike, horizon: int) -> Recurrent:
