@@ -1,0 +1,174 @@
+"""Scale: what each part of the work costs for one region, against the number of regions.
+
+A made-up retailer of three years is ingested, and then worked on as one of several workers would: its shard is read,
+trained on for some steps, remembered for serving (psi and attention's keys, what `Online` keeps), and forecast. Each
+measurement runs in a process of its own, because peak memory is that of a process; processor seconds, for the machine
+may have other work. Results are added to `results/scale.json`.
+
+    python -m benchmarks.scale --regions 1000
+    python -m benchmarks.scale --regions 100000 --workers 10 --folder /where/there/is/10/GB
+    python -m benchmarks.scale --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.ingest import size_of, write_raw
+from benchmarks.step import make_trainer
+from stmp.config import Config
+from stmp.data.panel import Panel
+from stmp.forecaster import Forecaster
+from stmp.online import Online
+from stmp_platform.dataset import ingest, read_panel
+
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+STEPS, WARM = 12, 3
+SAMPLE = 1000
+"""Regions of the shard that are remembered and forecast: both work in chunks, so that their number changes nothing."""
+HORIZON = 14
+TASKS = ("ingest", "shard", "step", "remember", "forecast")
+
+
+def used() -> float:
+    """Processor seconds of this process."""
+    times = resource.getrusage(resource.RUSAGE_SELF)
+    return times.ru_utime + times.ru_stime
+
+
+def peak() -> int:
+    """Peak memory of this process in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def shard_of(folder: Path, workers: int) -> Panel:
+    """The first worker's regions."""
+    return read_panel(str(folder / "dataset"), shard=(0, workers))
+
+
+def forecaster_of(panel: Panel) -> Forecaster:
+    """A model of the default size, which has learned nothing: that costs what a trained one does."""
+    trainer = make_trainer(panel, Config())
+    return Forecaster.from_trainer(trainer, regions=(), until=panel.last_observed, fingerprint="")
+
+
+def run(task: str, folder: Path, workers: int) -> dict[str, float]:
+    """One measurement: processor seconds, peak bytes, and the regions that they were for."""
+    if task == "ingest":
+        before = used()
+        ingest(folder / "dataset.yaml", str(folder / "dataset"))
+        return {"processor_seconds": used() - before, "peak_bytes": peak()}
+    idle = peak()
+    before = used()
+    panel = shard_of(folder, workers)
+    if task == "shard":
+        held = sum(
+            t.numel() * t.element_size() for t in (panel.sales, panel.observed, panel.closed, panel.past, panel.known)
+        )
+        found = {"processor_seconds": used() - before, "peak_bytes": peak() - idle, "panel_bytes": held}
+        return found | {"regions": panel.shape[0]}
+    if task == "step":
+        trainer = make_trainer(panel, Config())
+        times = []
+        for _ in range(WARM + STEPS):
+            before = time.process_time()
+            trainer.train_step()
+            times.append(time.process_time() - before)
+        return {
+            "processor_seconds": float(np.median(times[WARM:])),
+            "peak_bytes": peak() - idle,
+            "regions": panel.shape[0],
+        }
+    some = panel.select(np.arange(min(SAMPLE, panel.shape[0])))
+    model, origin = forecaster_of(some), panel.index_of(panel.last_observed) - HORIZON
+    work: dict[str, Callable[[], Any]] = {
+        "remember": lambda: Online(model, some, np.full(some.shape[0], origin)),
+        "forecast": lambda: model.predict(some, some.dates[origin], HORIZON),
+    }
+    idle, before = peak(), used()
+    kept = work[task]()
+    assert kept is not None
+    return {"processor_seconds": used() - before, "peak_bytes": peak() - idle, "regions": some.shape[0]}
+
+
+def measure(task: str, folder: Path, workers: int) -> dict[str, float]:
+    """Run a task in a process of its own."""
+    root = Path(__file__).resolve().parent.parent
+    env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--task", task, "--folder", str(folder), "--workers", str(workers)]
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Cost by number of regions, as Markdown."""
+    names = (
+        "regions", "workers", "ingest, s of processor for 1,000 regions", "peak", "regions of a shard",
+        "panel, kB a region", "peak", "step, ms of processor", "remember, ms a region", "peak, kB a region",
+        "forecast, ms a region",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "|--:" * len(names) + "|"]
+    for row in rows:
+        at, cells = row["tasks"], [f"{row['regions']:,}", str(row["workers"])]
+        count = at["shard"]["regions"]
+        cells += [f"{at['ingest']['processor_seconds'] / row['regions'] * 1000:.2f}"]
+        cells += [f"{at['ingest']['peak_bytes'] / 1e9:.2f} GB", f"{count:,}"]
+        cells += [f"{at['shard']['panel_bytes'] / count / 1e3:.1f}", f"{at['step']['peak_bytes'] / 1e9:.2f} GB"]
+        cells += [f"{at['step']['processor_seconds'] * 1e3:.0f}"]
+        cells += [f"{at['remember']['processor_seconds'] / at['remember']['regions'] * 1e3:.2f}"]
+        cells += [f"{at['remember']['peak_bytes'] / at['remember']['regions'] / 1e3:.0f}"]
+        cells += [f"{at['forecast']['processor_seconds'] / at['forecast']['regions'] * 1e3:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Make the raw table, measure, and add the figures to the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--regions", type=int, default=1000)
+    parser.add_argument("--days", type=int, default=1096)
+    parser.add_argument("--workers", type=int, default=1, help="among whom the regions are shared")
+    parser.add_argument("--folder", type=Path, help="where there is disk; by default the temporary folder")
+    parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    if options.table:
+        print(table(before))
+        return
+    if options.task:
+        print(json.dumps(run(options.task, options.folder, options.workers)))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="stmp-bench-scale-", dir=options.folder))
+    try:
+        write_raw(folder, options.regions, options.days)
+        result: dict[str, Any] = {"regions": options.regions, "days": options.days, "workers": options.workers}
+        result["tasks"] = {task: measure(task, folder, options.workers) for task in TASKS}
+        result["dataset_gb"] = size_of(folder / "dataset")
+        result["machine"] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "torch": torch.__version__}
+    finally:
+        shutil.rmtree(folder)
+    kept = [row for row in before if (row["regions"], row["workers"]) != (options.regions, options.workers)]
+    rows = sorted([*kept, result], key=lambda row: (row["regions"], row["workers"]))
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
