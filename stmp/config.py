@@ -60,7 +60,7 @@ class ModelConfig(_Section):
     last_year: bool | None = Field(
         None,
         description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by "
-        "default where half a year of training days have a year before them.",
+        "default where a quarter of a year of training days have a year before them.",
     )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."
@@ -245,7 +245,7 @@ class Config(_Section):
         # what held in February would be believed at a moving Easter.
         learned_weeks = (periods - held) * period_days / 7
         defaults: dict[str, Any] = {
-            "last_year": learned_weeks >= 52 + 26,
+            "last_year": learned_weeks >= 52 + 13,
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),
             "skip_periods": (4, 13) if weekly else (7, 28),

@@ -39,9 +39,9 @@ def test_plans_of_neighbouring_seeds_and_steps_share_nothing() -> None:
     assert torch.equal(first, make_plan(0, 1, 9, config.model, config.train).target)
 
 
-@pytest.mark.parametrize(("period_days", "half_a_year_learned"), [(1, 26 * 7 + 52 * 7 + 28), (7, 26 + 52 + 8)])
-def test_last_year_is_read_where_half_a_year_of_training_has_one(period_days: int, half_a_year_learned: int) -> None:
-    enough, too_few = (Config().resolve(period_days, half_a_year_learned - less) for less in (0, 1))
+@pytest.mark.parametrize(("period_days", "quarter_learned"), [(1, 13 * 7 + 52 * 7 + 28), (7, 13 + 52 + 8)])
+def test_last_year_is_read_where_a_quarter_of_training_has_one(period_days: int, quarter_learned: int) -> None:
+    enough, too_few = (Config().resolve(period_days, quarter_learned - less) for less in (0, 1))
     assert enough.model.last_year
     assert too_few.model.last_year is False
     assert Config.from_mapping({}, ["model.last_year=true"]).resolve(period_days, 60).model.last_year
