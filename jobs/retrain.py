@@ -11,7 +11,7 @@ from jobs.ingest import ingest
 from jobs.pipeline import Pipeline
 from jobs.screen import say
 from jobs.train import load_preset
-from stmp.errors import ConfigError, DataError
+from stmp.errors import ConfigError
 
 if TYPE_CHECKING:
     from stmp_platform.retraining import When
@@ -68,6 +68,8 @@ def retrain(
         If a step fails; the same command goes on with it.
     """
     from stmp_platform.dataset import load_manifest
+    from stmp_platform.dataset.manifest import NAME as MANIFEST
+    from stmp_platform.files import Folder
     from stmp_platform.gate import Rules
     from stmp_platform.retraining import Busy, Event, Lease
     from stmp_platform.tracking.tracker import check_model_name
@@ -86,7 +88,8 @@ def retrain(
     try:
         with Lease(data) as lease:
             if new is not None:
-                ingest(new, data, append=_is_dataset(data), revise=revise)
+                # A manifest that is damaged is one too: it is named, and nothing is put in its place.
+                ingest(new, data, append=Folder(data).exists(MANIFEST), revise=revise)
             asked = Asked(
                 name=name or re.sub(r"[^\w.-]+", "-", load_manifest(data).name),
                 preset=preset,
@@ -101,13 +104,3 @@ def retrain(
     except Busy as error:
         say(str(error))
         return {"status": "busy"}
-
-
-def _is_dataset(uri: str) -> bool:
-    from stmp_platform.dataset import load_manifest
-
-    try:
-        load_manifest(uri)
-    except DataError:
-        return False
-    return True

@@ -115,6 +115,18 @@ def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], 
     return place, result, rolled
 
 
+def test_a_dataset_with_a_damaged_manifest_is_not_written_anew(ingested: Place, tmp_path: Path) -> None:
+    place = Place(tmp_path, ingested.second)
+    shutil.copytree(ingested.data, place.data)
+    shutil.copy(ingested.folder / "rules.yaml", place.folder)
+    manifest = Path(place.data, "manifest.json")
+    manifest.write_text(manifest.read_text()[:100])
+    left = {path: path.read_bytes() for path in Path(place.data).rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=r"manifest.json is corrupt"):
+        place.go(new=place.second)
+    assert {path: path.read_bytes() for path in Path(place.data).rglob("*") if path.is_file()} == left
+
+
 def test_without_a_champion_one_is_trained_from_scratch(first: tuple[Place, dict[str, Any]]) -> None:
     _, result = first
     assert (result["status"], result["version"]) == ("promoted", "city/1")
