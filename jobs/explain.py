@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from jobs.batch import Batch
-from jobs.forecast import origin_of
-from jobs.known import read_known
+from jobs.forecast import batch_of
 from jobs.load import load_forecaster
 from jobs.screen import progress, say, table
 from jobs.tablefile import check_format, table_writer
-
-if TYPE_CHECKING:
-    from stmp_platform.dataset.manifest import Manifest
 
 SHOWN = 12
 """Regions on the screen."""
@@ -42,24 +37,23 @@ def explain(
     from stmp_platform.dataset import load_manifest
     from stmp_platform.settings import Settings
 
-    manifest: Manifest = load_manifest(data)
+    manifest = load_manifest(data)
     forecaster = load_forecaster(model, Settings.from_env(tracking_uri))
-    steps = horizon or forecaster.horizon
-    last = origin_of(origin, manifest)
-    batch = Batch.of(data, manifest, last, steps, known=read_known(known, manifest) if known else None)
+    batch = batch_of(data, manifest, forecaster, origin=origin, horizon=horizon, known=known)
     sums: list[pd.DataFrame] = []
     with table_writer(out) as write, progress("Explain") as bar:
         for shard in range(batch.shards):
-            bar(shard, batch.shards)
-            frame = ask(forecaster, batch.panel(shard), last, steps).to_frame()
+            frame = ask(forecaster, batch.panel(shard), batch.origin, batch.steps).to_frame()
             write(frame)
+            bar(shard + 1, batch.shards)
             sums.append(frame.drop(columns="date").groupby(["region", "series"], sort=False).sum())
     total = pd.concat(sums)
     causes = [name for name in total.columns if name not in ("mean", "ordinary")]
     shown = total.head(SHOWN)
     rows = [(", ".join(map(str, key)), *row) for key, row in zip(shown.index, shown.to_numpy().tolist(), strict=True)]
-    title = f"Sales forecast for {steps} periods after {last}, on ordinary days, and what each cause adds"
+    title = f"Sales forecast for {batch.steps} periods after {batch.origin}, on ordinary days, and what each cause adds"
     table(("region, series", "forecast", "ordinary", *causes), rows, title)
     say(f"Wrote {len(total):,} series by date to {out}")
     whole = total.sum()
-    return {"out": out, "origin": last, "horizon": steps, "total": {name: float(whole[name]) for name in total.columns}}
+    sums_of = {name: float(whole[name]) for name in total.columns}
+    return {"out": out, "origin": batch.origin, "horizon": batch.steps, "total": sums_of}

@@ -15,6 +15,7 @@ from jobs.tablefile import check_format, table_writer
 from stmp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from stmp.forecaster import Forecaster
     from stmp_platform.dataset.manifest import Manifest
 
 
@@ -69,12 +70,7 @@ def forecast(
     settings = Settings.from_env(tracking_uri)
     manifest = load_manifest(data)
     forecaster = load_forecaster(model, settings)
-    steps = horizon or forecaster.horizon
-    if steps > forecaster.horizon:
-        warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
-    last = origin_of(origin, manifest)
-    table, version = read_known(known, manifest) if known else None, forecaster.provenance.version
-    batch = Batch.of(data, manifest, last, steps, known=table, regions=regions, version=version)
+    batch = batch_of(data, manifest, forecaster, origin=origin, horizon=horizon, known=known, regions=regions)
     with progress("Forecast") as bar:
         if parts:
             place = absolute(out.rstrip("/"))
@@ -89,21 +85,45 @@ def forecast(
                     rows += len(frame)
                     bar(shard + 1, batch.shards)
     number = manifest.regions if regions is None else len(regions)
-    say(f"{rows:,} forecasts of {number:,} regions, {steps} periods after {last}, are in {out}")
+    say(f"{rows:,} forecasts of {number:,} regions, {batch.steps} periods after {batch.origin}, are in {out}")
     return {
         "out": out,
         "rows": rows,
         "regions": number,
-        "origin": last,
-        "horizon": steps,
+        "origin": batch.origin,
+        "horizon": batch.steps,
         "model": model,
-        "model_version": version,
+        "model_version": forecaster.provenance.version,
         "dataset_fingerprint": manifest.fingerprint,
         "forecast_id": batch.forecast_id,
     }
 
 
-def origin_of(asked: str | None, manifest: Manifest) -> str:
+def batch_of(
+    data: str,
+    manifest: Manifest,
+    forecaster: Forecaster,
+    *,
+    origin: str | None,
+    horizon: int | None,
+    known: str | None,
+    regions: Sequence[str] | None = None,
+) -> Batch:
+    """What is to be forecast, by default from the dataset's last day on, as far as the model has learned.
+
+    Raises
+    ------
+    DataError
+        If the origin lies outside the data, or the table of known-future covariates cannot be read.
+    """
+    steps = horizon or forecaster.horizon
+    if steps > forecaster.horizon:
+        warn(f"the model has learned {forecaster.horizon} periods ahead; what lies beyond is less certain than it says")
+    table, version = read_known(known, manifest) if known else None, forecaster.provenance.version
+    return Batch.of(data, manifest, _origin_of(origin, manifest), steps, known=table, regions=regions, version=version)
+
+
+def _origin_of(asked: str | None, manifest: Manifest) -> str:
     """The last period whose sales are used: for weekly data the last week that was over on the day asked for."""
     from stmp.data.calendar import period_range
 

@@ -405,7 +405,7 @@ class MetaTrainer:
                 }
         self.step, self.bad_validations = state["step"], state["bad_validations"]
         self.best_scores = state["best_scores"]
-        self.seconds, self.out_of_time = state.get("seconds", 0.0), state.get("out_of_time", False)
+        self.seconds, self.out_of_time = state["seconds"], state["out_of_time"]
         self.sums = state["sums"]
         logger.info("Going on from step %d.", self.step)
         return True
