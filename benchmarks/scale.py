@@ -22,11 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ingest import size_of, write_raw
 from benchmarks.step import make_trainer
@@ -88,11 +90,12 @@ def run(task: str, folder: Path, workers: int) -> dict[str, float]:
             before = time.process_time()
             trainer.train_step()
             times.append(time.process_time() - before)
-        return {
-            "processor_seconds": float(np.median(times[WARM:])),
-            "peak_bytes": peak() - idle,
-            "regions": panel.shape[0],
-        }
+        found = {"processor_seconds": float(np.median(times[WARM:])), "peak_bytes": peak() - idle}
+        with FlopCounterMode(display=False) as products:  # matrix products; what an LSTM does inside is not counted
+            trainer.train_step()
+        parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+        counted = {"flop_of_matrix_products": products.get_total_flops(), "parameters": parameters}
+        return found | counted | {"regions": panel.shape[0]}
     some = panel.select(np.arange(min(SAMPLE, panel.shape[0])))
     model, origin = forecaster_of(some), panel.index_of(panel.last_observed) - HORIZON
     work: dict[str, Callable[[], Any]] = {
@@ -101,8 +104,17 @@ def run(task: str, folder: Path, workers: int) -> dict[str, float]:
     }
     idle, before = peak(), used()
     kept = work[task]()
-    assert kept is not None
-    return {"processor_seconds": used() - before, "peak_bytes": peak() - idle, "regions": some.shape[0]}
+    found = {"processor_seconds": used() - before, "peak_bytes": peak() - idle, "regions": some.shape[0]}
+    return found | ({"kept_bytes": size_in_memory(kept.memory)} if isinstance(kept, Online) else {})
+
+
+def size_in_memory(value: Any) -> int:
+    """Bytes of all tensors in nested dataclasses and sequences."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if is_dataclass(value):
+        return sum(size_in_memory(getattr(value, field.name)) for field in fields(value))
+    return sum(map(size_in_memory, value)) if isinstance(value, list | tuple) else 0
 
 
 def measure(task: str, folder: Path, workers: int) -> dict[str, float]:
