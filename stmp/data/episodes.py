@@ -10,7 +10,8 @@ whole runs. So each worker has equal work at each step, and reads one contiguous
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,20 @@ class Plan:
     lead: Tensor  # [B, Q]
     support: Tensor  # [B]
     noise: Tensor  # [B, L, psi], standard normal
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of the numbers, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "view"}
+
+    def select(self, rows: Tensor) -> Plan:
+        """Some rows of the batch."""
+        chosen: dict[str, Any] = {name: t[rows] if t.ndim else t for name, t in self.tensors().items()}
+        return replace(self, **chosen)
+
+    def to(self, device: torch.device) -> Plan:
+        """The same numbers on a device."""
+        moved: dict[str, Any] = {name: t.to(device) for name, t in self.tensors().items()}
+        return replace(self, **moved)
 
 
 def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: TrainConfig) -> Plan:
@@ -189,9 +204,10 @@ class EpisodeSampler:
         stratum, first, sizes = np.unique(strata.stratum(positions), return_index=True, return_counts=True)
         # Row b of the batch draws from stratum b // rows.
         self.mine = torch.from_numpy((stratum[:, None] * strata.rows + np.arange(strata.rows)).reshape(-1))
-        self.first = torch.from_numpy(first).repeat_interleave(strata.rows)
-        self.sizes = torch.from_numpy(sizes).repeat_interleave(strata.rows)
+        self.first = torch.from_numpy(first).repeat_interleave(strata.rows).to(panel.device)
+        self.sizes = torch.from_numpy(sizes).repeat_interleave(strata.rows).to(panel.device)
         self.types = len(panel.calendar.day_types)
+        self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=panel.device)  # [C, T]
         self.set_type_weights(self.day_counts())
 
     def day_counts(self) -> Tensor:
@@ -203,59 +219,59 @@ class EpisodeSampler:
     def set_type_weights(self, counts: Tensor) -> None:
         """Draw day types by their number over all workers, raised to the temperature."""
         shares = counts / counts.sum().clamp(min=1)
-        self.type_weights = shares.pow(self.train.day_type_temperature) * (counts > 0)
+        weights = shares.pow(self.train.day_type_temperature) * (counts > 0)
+        self.type_weights = weights.to(self.panel.device)
 
     def view(self, step: int) -> str:
         """The view that a step takes, on every worker."""
         return view_at(step, self.train)
 
-    def draw(self, step: int) -> Episode | None:
-        """The rows of this worker at a step; None where it owns none."""
+    def plan(self, step: int) -> Plan | None:
+        """The numbers of this worker's rows at a step, on its device; None where it owns none."""
         if len(self.mine) == 0:
             return None
-        plan = make_plan(self.seed, step, self.batch, self.model, self.train)
-        device = self.panel.device
-        mine = self.mine
-        pick = (plan.region[mine] * self.sizes).long().clamp(max=self.sizes - 1)
-        region = (self.first + pick).to(device)
-        day_type = self.panel.day_type[region]  # [B, T]
+        return make_plan(self.seed, step, self.batch, self.model, self.train).select(self.mine).to(self.panel.device)
+
+    def draw(self, step: int) -> Episode | None:
+        """The rows of this worker at a step; None where it owns none."""
+        plan = self.plan(step)
+        return self.lay(plan) if plan is not None else None
+
+    def lay(self, plan: Plan) -> Episode:
+        """Carry out a plan of this worker's rows, without the host waiting for the device."""
+        pick = (plan.region * self.sizes).long().clamp(max=self.sizes - 1)
+        region = self.first + pick
+        day_type = self.day_type[self.panel.calendar_index[region]]  # [B, T]
         observed = self.panel.observed[region].any(dim=-1)
         observed[:, self.last :] = False
-        return self._lay(plan, mine, region, day_type, observed)
-
-    def _lay(self, plan: Plan, mine: Tensor, region: Tensor, day_type: Tensor, observed: Tensor) -> Episode:
-        device = region.device
-        days = torch.arange(observed.shape[1], device=device)
+        days = torch.arange(observed.shape[1], device=region.device)
         first = torch.where(observed.any(dim=1), observed.int().argmax(dim=1), 0)
         usable = observed & (days >= (first + self.min_history)[:, None])  # a target needs some history
-        wanted = self._wanted_types(plan, mine, usable, day_type)  # [B, T] weights of targets
-        anchor = plan.anchor[mine].to(device)
-        at = sample_by_weight(wanted, anchor[:, 1:2])[:, 0]  # [B]
-        lead = 1 + (anchor[:, 2] * self.horizon).long().clamp(max=self.horizon - 1)
+        wanted = self._wanted_types(plan, usable, day_type)  # [B, T] weights of targets
+        at = sample_by_weight(wanted, plan.anchor[:, 1:2])[:, 0]  # [B]
+        lead = 1 + (plan.anchor[:, 2] * self.horizon).long().clamp(max=self.horizon - 1)
         # The context ends somewhere after the anchor's origin, so that the anchor may lie anywhere in it.
-        room = (plan.place[mine].to(device) * (self.context - self.min_history)).long().clamp(min=0)
+        room = (plan.place * (self.context - self.min_history)).long().clamp(min=0)
         end = (at - lead + 1 + room).clamp(min=1)
         end = torch.minimum(torch.maximum(end, first + self.min_history), torch.full_like(end, self.last))
-        start = self._start(plan, mine, first, end)
+        start = self._start(plan, first, end)
         # Queries: targets of the wanted types that some origin inside the context can reach.
         low = torch.maximum(end - self.context, start) + self.min_history
         reach = (days >= low[:, None]) & (days < (end + self.horizon)[:, None])
         weights = wanted * reach
-        target = sample_by_weight(weights, plan.target[mine].to(device))  # [B, Q]
+        target = sample_by_weight(weights, plan.target)  # [B, Q]
         # Leads that put the origin into [low - 1, end).
         least = (target - end[:, None] + 1).clamp(min=1)
         most = torch.minimum(target - low[:, None] + 1, torch.full_like(target, self.horizon))
         span = (most - least + 1).clamp(min=1)
-        leads = least + (plan.lead[mine].to(device) * span).long().clamp(max=span - 1)
+        leads = least + (plan.lead * span).long().clamp(max=span - 1)
         query_valid = (weights.sum(dim=1, keepdim=True) > 0) & (most >= least)
         supports, drawn = self.train.supports, observed
         cells = self.model.pooling == "mean" and self.train.view_mode == "cell"
         if plan.view == "spatial" and self.model.instances == "window" and cells:
             # Only days of the held type can be support, and each would cost a window.
             supports, drawn = -(-supports // self.types), wanted > 0
-        support, support_valid = draw_support(
-            drawn, day_type, start, end, supports, self.types, plan.support[mine].to(device)
-        )
+        support, support_valid = draw_support(drawn, day_type, start, end, supports, self.types, plan.support)
         return Episode(
             region=region,
             start=start,
@@ -265,33 +281,31 @@ class EpisodeSampler:
             query_valid=query_valid,
             support=support,
             support_valid=support_valid,
-            noise=plan.noise[mine].to(device),
+            noise=plan.noise,
             view=plan.view,
         )
 
-    def _wanted_types(self, plan: Plan, mine: Tensor, usable: Tensor, day_type: Tensor) -> Tensor:
+    def _wanted_types(self, plan: Plan, usable: Tensor, day_type: Tensor) -> Tensor:
         """Weights of target days, float [B, T]: of one day type in the spatial view, balanced in the temporal."""
-        device = usable.device
         one_hot = torch.nn.functional.one_hot(day_type, self.types) * usable[:, :, None]  # [B, T, D]
         counts = one_hot.sum(dim=1)  # [B, D]
         if plan.view == "spatial":
-            drawn = sample_by_weight(self.type_weights[None].float(), plan.day_type.reshape(1, 1))[0, 0].to(device)
-            held = torch.nn.functional.one_hot(drawn, self.types).float().expand(len(mine), -1)
+            drawn = sample_by_weight(self.type_weights[None].float(), plan.day_type.reshape(1, 1))[0, 0]
+            held = torch.nn.functional.one_hot(drawn, self.types).float().expand(len(usable), -1)
             # A region without any such day sits this one out with a day of another type, rather than not at all.
             share = torch.where((counts * held).sum(dim=1, keepdim=True) > 0, held, (counts > 0).float())
         else:
-            share = self.type_weights.to(device).float() * (counts > 0)
+            share = self.type_weights.float() * (counts > 0)
         per_day = share / counts.clamp(min=1)
         return (one_hot * per_day[:, None, :]).sum(dim=-1)
 
-    def _start(self, plan: Plan, mine: Tensor, first: Tensor, end: Tensor) -> Tensor:
+    def _start(self, plan: Plan, first: Tensor, end: Tensor) -> Tensor:
         """First period that may be seen, cut short for a share of the rows as if the region had just opened."""
-        cold = plan.cold[mine].to(end.device)
         longest = MAX_COLD_DAYS / self.panel.period_days
         shortest = float(self.min_history)
-        kept = shortest * (longest / shortest) ** cold[:, 1]  # log-uniform
+        kept = shortest * (longest / shortest) ** plan.cold[:, 1]  # log-uniform
         cut = (end - kept.long()).clamp(min=0)
-        return torch.where(cold[:, 0] < self.train.cold_fraction, torch.maximum(first, cut), first)
+        return torch.where(plan.cold[:, 0] < self.train.cold_fraction, torch.maximum(first, cut), first)
 
 
 def draw_support(

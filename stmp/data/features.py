@@ -259,6 +259,10 @@ class History:
         spread = torch.tensor(schema.static_spread, device=device)
         self.static = ((static - center) / spread).nan_to_num(0.0).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
         self.default_level = torch.tensor(schema.default_level, dtype=torch.float32, device=device)
+        self.known_log = torch.tensor(schema.known_log, dtype=torch.bool, device=device)
+        self.known_center = torch.tensor(schema.known_center, dtype=panel.known.dtype, device=device)
+        self.known_spread = torch.tensor(schema.known_spread, dtype=panel.known.dtype, device=device)
+        self.known_missing = torch.tensor([*schema.known_missing, 0.0], dtype=panel.known.dtype, device=device)
 
     @property
     def feature_size(self) -> int:
@@ -358,17 +362,13 @@ class History:
             after = torch.cat([day[:, 1:], day[:, -1:]], dim=1)
             # A neighbour that nothing is known of counts as a day like this one.
             before, after = torch.where(before.isnan(), day, before), torch.where(after.isnan(), day, after)
-            missing = torch.tensor([*self.schema.known_missing, 0.0], dtype=day.dtype, device=day.device)
-            parts += [torch.where(part.isnan(), missing, part)[:, :end] for part in (day, before, after)]
+            parts += [torch.where(part.isnan(), self.known_missing, part)[:, :end] for part in (day, before, after)]
         return torch.cat(parts, dim=-1)
 
     def _known(self, known: Tensor) -> Tensor:
         """Standardised covariates, NaN where not known."""
-        logs = torch.tensor(self.schema.known_log, dtype=torch.bool, device=known.device)
-        center = torch.tensor(self.schema.known_center, dtype=known.dtype, device=known.device)
-        spread = torch.tensor(self.schema.known_spread, dtype=known.dtype, device=known.device)
-        values = torch.where(logs, _signed_log(known), known)
-        return ((values - center) / spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+        values = torch.where(self.known_log, _signed_log(known), known)
+        return ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
 
 
 def calendar_features(calendar: Calendar) -> np.ndarray:

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from stmp.config import Config
-from stmp.data.episodes import Episode, EpisodeSampler, Strata
+from stmp.data.episodes import Episode, EpisodeSampler, Plan, Strata
 from stmp.data.features import Schema
 from stmp.data.panel import Panel
 from stmp.errors import CheckpointError, DataError, TrainingError
 from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
 from stmp.learning.conformal import Conformal
 from stmp.learning.graft import Inheritance, graft
+from stmp.learning.graph import Graphed
 from stmp.learning.transfer import SourcePenalty, strengths_of
 from stmp.learning.validation import Split, Validator, history_of
 from stmp.learning.workers import Workers
@@ -91,6 +92,26 @@ class Shard:
         scored = split.scored
         part = scored[np.arange(len(scored)) * workers // max(1, len(scored)) == rank]
         return split.train[mine], positions[mine], part, np.isin(part, split.held_out)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a worker learned at a step, beside the gradient.
+
+    Attributes
+    ----------
+    episode : Episode or None
+        None where the worker owns no row of the batch.
+    losses, points : Tensor [B, Q]
+        Loss and number of observed series of each query.
+    sigma : Tensor []
+        Mean deviation of psi.
+    """
+
+    episode: Episode | None
+    losses: Tensor
+    points: Tensor
+    sigma: Tensor
 
 
 class MetaTrainer:
@@ -168,6 +189,7 @@ class MetaTrainer:
             groups = self.penalty.groups()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.99))
+        self.graphed = Graphed(self._learn, self.trained) if panel.device.type == "cuda" else None
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.best: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
@@ -197,7 +219,7 @@ class MetaTrainer:
         return self.step >= self.config.train.max_steps or self.out_of_time
 
     def train_step(self) -> None:
-        """Draw, forward, backward, sum over workers, check, and update.
+        """Draw, learn, check, sum over workers, and update.
 
         Raises
         ------
@@ -205,21 +227,19 @@ class MetaTrainer:
             If any worker's loss or the gradient is not finite, naming the step, rank and cells.
         """
         with self._timed("draw"):
-            episode = self.sampler.draw(self.step)
-        with self._timed("forward"):
-            losses, points, sigma = self._forward(episode)
-            late = torch.tensor(self._late(), device=losses.device)
-            totals = torch.stack([losses.detach().sum().double(), points.sum().double(), sigma.double(), late.double()])
-            self._check(losses.detach(), episode)
+            plan = self.sampler.plan(self.step)
+        with self._timed("learn"):
+            lesson = self._lesson(plan)
+            late = torch.tensor(self._late(), device=lesson.losses.device)
+            sums = (lesson.losses.sum(), lesson.points.sum(), lesson.sigma, late)
+            totals = torch.stack([value.double() for value in sums])
+            self._check(lesson)
         with self._timed("reduce"):
             totals = self.workers.reduce(totals, "sum")
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._timed("backward"):
-            if losses.requires_grad:
-                (losses.sum() / totals[1].clamp(min=1).to(losses.dtype)).backward()
-        with self._timed("reduce"):
             self.workers.reduce_gradients(self.trained)
         with self._timed("update"):
+            points = totals[1].clamp(min=1).float()
+            torch._foreach_div_([p.grad for p in self.trained if p.grad is not None], points)
             if self.penalty is not None:
                 self.penalty.hold_gradients()
             norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.train.clip)
@@ -229,7 +249,7 @@ class MetaTrainer:
                     "Lower train.learning_rate, and look for extreme values with `stmp data describe`."
                 )
             self._update()
-        view = episode.view if episode is not None else self.sampler.view(self.step)
+        view = self.sampler.view(self.step)
         self._add(f"{view}/loss", float(totals[0] / totals[1].clamp(min=1)))
         self._add(f"{view}/gradient_norm", float(norm))
         if self.config.model.psi == "stochastic":
@@ -241,23 +261,38 @@ class MetaTrainer:
         """Whether this worker has used up the time there is."""
         return 0 < 60 * self.config.train.max_minutes <= self.seconds
 
-    def _forward(self, episode: Episode | None) -> tuple[Tensor, Tensor, Tensor]:
-        device = self.history.panel.device
-        if episode is None:
-            nothing = torch.zeros(1, 1, device=device)
-            return nothing, nothing, torch.zeros((), device=device)
-        bf16 = self.config.train.precision == "bf16"
-        with torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
-            losses, points, prediction = self.model.loss(self.history, episode)
-        sigma = prediction.psi.sigma.detach().mean() if prediction.psi is not None else torch.zeros((), device=device)
-        return losses, points, sigma
+    def _lesson(self, plan: Plan | None) -> Lesson:
+        """What a plan of this worker's rows teaches; its gradient is the parameters' afterwards."""
+        if plan is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            nothing = torch.zeros(1, 1, device=self.history.panel.device)
+            return Lesson(None, nothing, nothing, nothing.sum())
+        if self.graphed is not None:
+            return self.graphed(plan)
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._learn(plan)
 
-    def _check(self, losses: Tensor, episode: Episode | None) -> None:
+    def _learn(self, plan: Plan) -> Lesson:
+        """Draw, forward, and backward of the summed loss."""
+        device = self.history.panel.device
+        episode = self.sampler.lay(plan)
+        # Nothing is kept between two of these, as a captured graph could not see it change.
+        mixed = torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
+        with mixed if self.config.train.precision == "bf16" else nullcontext():
+            losses, points, prediction = self.model.loss(self.history, episode)
+        if losses.requires_grad:
+            losses.sum().backward()
+        psi = prediction.psi
+        sigma = psi.sigma.detach().mean() if psi is not None else torch.zeros((), device=device)
+        return Lesson(episode, losses.detach(), points, sigma)
+
+    def _check(self, lesson: Lesson) -> None:
         """Stop all workers if a loss is not finite, all with the message of the first that has one."""
-        bad = ~torch.isfinite(losses)
+        bad = ~torch.isfinite(lesson.losses)
         if not self.workers.reduce(bad.any().double(), "max"):
             return
-        raise TrainingError(self.workers.first_text(self._where(bad, episode) if episode is not None else ""))
+        text = self._where(bad, lesson.episode) if lesson.episode is not None else ""
+        raise TrainingError(self.workers.first_text(text))
 
     def _where(self, bad: Tensor, episode: Episode) -> str:
         """Which cells a loss that is not finite comes from; empty where all are."""
@@ -287,9 +322,9 @@ class MetaTrainer:
             self.penalty.step(self.optimizer)
         # Early on the average follows closely, so that it does not remember the random start.
         decay = min(train.ema, (1 + self.step) / (10 + self.step)) if train.ema > 0 else 0.0
+        names, parameters = zip(*self.model.named_parameters(), strict=True)
         with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                self.average[name].lerp_(parameter, 1 - decay)
+            torch._foreach_lerp_([self.average[name] for name in names], parameters, 1 - decay)
 
     def validate(self) -> dict[str, float]:
         """Score the averaged weights on what was held out, and remember them where they are the best so far."""
@@ -411,6 +446,12 @@ class MetaTrainer:
         return True
 
 
+def set_precision(precision: str) -> None:
+    """Arithmetic of this process's matrix products and recurrent nets on a GPU."""
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+
+
 def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> None:
     """Train to the end, from the newest checkpoint where there is one.
 
@@ -423,8 +464,7 @@ def run(trainer: MetaTrainer, store: CheckpointStore | None, report: Report) -> 
         Called by every worker at the same steps.
     """
     train = trainer.config.train
-    if train.precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    set_precision(train.precision)
     if store is not None:
         trainer.resume(store)
         if trainer.workers.disagree(trainer.step):

@@ -15,7 +15,7 @@ from stmp.data.features import History, Rows
 WEEKS = 52
 """A year of whole weeks, so that weekdays meet."""
 NEIGHBOURS = (-1, 0, 1)
-"""Weeks around last year's that are read: festivals and pay days move."""
+"""Weeks around last year's that are read, one after another: festivals and pay days move."""
 READINGS = 2 * len(NEIGHBOURS)
 """Numbers a series that `last_year` gives."""
 
@@ -71,7 +71,7 @@ def last_year(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, T
     week = max(1, 7 // history.panel.period_days)
     year = WEEKS * week
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
-    shift = torch.tensor(NEIGHBOURS, device=batch.device) * week
+    shift = torch.arange(NEIGHBOURS[0], NEIGHBOURS[-1] + 1, device=batch.device) * week
     day = episode.target[:, :, None] - year + shift  # [B, Q, N]
     inside = (day >= episode.start[:, None, None]) & (day <= episode.origin[:, :, None])
     at = (batch[:, :, None], day.clamp(min=0))

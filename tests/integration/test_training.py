@@ -65,8 +65,8 @@ def test_a_training_leaves_a_forecaster_its_metrics_and_its_configuration(city: 
     log = MetricsLog(str(whole))
     assert log.steps() == [4, 8, 12, 16, 20, 24]
     told = {key for report in log.reports() for key in report.metrics()}
-    assert {"spatial/loss", "temporal/loss", "time/load", "time/forward", "time/backward", "time/validate",
-            "validation/all", "validation/weekday", "validation/held_out"} <= told  # fmt: skip
+    assert {"spatial/loss", "temporal/loss", "time/load", "time/learn", "time/validate", "validation/all",
+            "validation/weekday", "validation/held_out"} <= told  # fmt: skip
     config = json.loads((whole / "config.json").read_text())
     assert config["run"]["fingerprint"] == panel.fingerprint
     assert config["train"]["max_steps"] == 24 and config["model"]["horizon"] == 10

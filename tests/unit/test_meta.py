@@ -214,7 +214,7 @@ def test_losses_are_told_by_phase_and_times_by_what_they_went_to() -> None:
     run(trainer, None, lambda step, rows: told.update({step: rows}))
     assert sorted(told) == [4, 8]
     names = {(row["phase"], row["name"]) for row in told[4]}
-    assert {("spatial", "loss"), ("temporal", "loss"), ("time", "draw"), ("time", "forward"), ("time", "backward"),
+    assert {("spatial", "loss"), ("temporal", "loss"), ("time", "draw"), ("time", "learn"),
             ("time", "reduce"), ("time", "update")} <= names  # fmt: skip
     assert {row["name"] for row in told[8] if row["phase"] == "validation"} >= {"all", "seen", "held_out", "weekday"}
     assert all(np.isfinite(row["value"]) for rows in told.values() for row in rows)
