@@ -52,6 +52,7 @@ def bare_step(trainer: MetaTrainer, device: torch.device) -> Callable[[], None]:
         calls.append((module, tuple(arguments[0].shape), arguments[0].requires_grad))
 
     hooks = [m.register_forward_pre_hook(note) for m in trainer.model.modules() if isinstance(m, nn.LSTM)]
+    trainer.graphed = None  # which would run the networks several times before it captures them
     trainer.train_step()
     for hook in hooks:
         hook.remove()

@@ -206,6 +206,7 @@ class EpisodeSampler:
         self.mine = torch.from_numpy((stratum[:, None] * strata.rows + np.arange(strata.rows)).reshape(-1))
         self.first = torch.from_numpy(first).repeat_interleave(strata.rows).to(panel.device)
         self.sizes = torch.from_numpy(sizes).repeat_interleave(strata.rows).to(panel.device)
+        self.plans: dict[int, Plan] = {}
         self.types = len(panel.calendar.day_types)
         self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=panel.device)  # [C, T]
         self.set_type_weights(self.day_counts())
@@ -227,18 +228,23 @@ class EpisodeSampler:
         return view_at(step, self.train)
 
     def plan(self, step: int) -> Plan | None:
-        """The numbers of this worker's rows at a step, on its device; None where it owns none."""
+        """The numbers of this worker's rows at a step, in the host's memory; None where it owns none.
+
+        The last plan is kept, so that one made ahead of time costs nothing when its step comes.
+        """
         if len(self.mine) == 0:
             return None
-        return make_plan(self.seed, step, self.batch, self.model, self.train).select(self.mine).to(self.panel.device)
+        if step not in self.plans:
+            self.plans = {step: make_plan(self.seed, step, self.batch, self.model, self.train).select(self.mine)}
+        return self.plans[step]
 
     def draw(self, step: int) -> Episode | None:
         """The rows of this worker at a step; None where it owns none."""
         plan = self.plan(step)
-        return self.lay(plan) if plan is not None else None
+        return self.lay(plan.to(self.panel.device)) if plan is not None else None
 
     def lay(self, plan: Plan) -> Episode:
-        """Carry out a plan of this worker's rows, without the host waiting for the device."""
+        """Carry out a plan on the panel's device, without the host waiting for that device."""
         pick = (plan.region * self.sizes).long().clamp(max=self.sizes - 1)
         region = self.first + pick
         day_type = self.day_type[self.panel.calendar_index[region]]  # [B, T]

@@ -49,7 +49,7 @@ class Graphed(Generic[Result]):
     def __call__(self, plan: Plan) -> Result:
         """The result of a plan; it holds until the next."""
         if plan.view not in self.captured:
-            self.captured[plan.view] = self._capture(plan)
+            self.captured[plan.view] = self._capture(plan.to(self.parameters[0].device))
         captured = self.captured[plan.view]
         for name, numbers in captured.plan.tensors().items():
             numbers.copy_(plan.tensors()[name])

@@ -188,7 +188,8 @@ class MetaTrainer:
             self.penalty = self._begin_from(source)
             groups = self.penalty.groups()
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.99))
+        fused = panel.device.type == "cuda"
+        self.optimizer = torch.optim.AdamW(groups, lr=config.train.learning_rate, betas=(0.9, 0.99), fused=fused)
         self.graphed = Graphed(self._learn, self.trained) if panel.device.type == "cuda" else None
         self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.best: dict[str, Tensor] = {}
@@ -219,42 +220,49 @@ class MetaTrainer:
         return self.step >= self.config.train.max_steps or self.out_of_time
 
     def train_step(self) -> None:
-        """Draw, learn, check, sum over workers, and update.
+        """Draw, learn, sum over workers, update, and check.
 
         Raises
         ------
         TrainingError
-            If any worker's loss or the gradient is not finite, naming the step, rank and cells.
+            If any worker's loss or the gradient is not finite, naming the step, rank and cells. The weights are lost
+            then; the newest checkpoint is not.
         """
         with self._timed("draw"):
             plan = self.sampler.plan(self.step)
         with self._timed("learn"):
             lesson = self._lesson(plan)
             late = torch.tensor(self._late(), device=lesson.losses.device)
-            sums = (lesson.losses.sum(), lesson.points.sum(), lesson.sigma, late)
+            bad = ~torch.isfinite(lesson.losses)
+            sums = (lesson.losses.sum(), lesson.points.sum(), lesson.sigma, late, bad.any())
             totals = torch.stack([value.double() for value in sums])
-            self._check(lesson)
         with self._timed("reduce"):
             totals = self.workers.reduce(totals, "sum")
             self.workers.reduce_gradients(self.trained)
         with self._timed("update"):
-            points = totals[1].clamp(min=1).float()
-            torch._foreach_div_([p.grad for p in self.trained if p.grad is not None], points)
+            points = totals[1].clamp(min=1)
+            torch._foreach_div_([p.grad for p in self.trained if p.grad is not None], points.float())
             if self.penalty is not None:
                 self.penalty.hold_gradients()
             norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.train.clip)
-            if not torch.isfinite(norm):
-                raise TrainingError(
-                    f"The gradient is not finite at step {self.step} (rank {self.workers.rank}). "
-                    "Lower train.learning_rate, and look for extreme values with `stmp data describe`."
-                )
             self._update()
+            told = torch.stack([totals[0] / points, norm.double(), totals[2] / self.workers.size, *totals[3:]])
+        with self._timed("wait"):
+            self.sampler.plan(self.step + 1)  # a GPU is still at work
+            loss, gradient_norm, sigma, late_ones, bad_ones = told.tolist()
+        if bad_ones:
+            raise TrainingError(self.workers.first_text(self._where(bad, lesson.episode) if lesson.episode else ""))
+        if not math.isfinite(gradient_norm):
+            raise TrainingError(
+                f"The gradient is not finite at step {self.step} (rank {self.workers.rank}). "
+                "Lower train.learning_rate, and look for extreme values with `stmp data describe`."
+            )
         view = self.sampler.view(self.step)
-        self._add(f"{view}/loss", float(totals[0] / totals[1].clamp(min=1)))
-        self._add(f"{view}/gradient_norm", float(norm))
+        self._add(f"{view}/loss", loss)
+        self._add(f"{view}/gradient_norm", gradient_norm)
         if self.config.model.psi == "stochastic":
-            self._add(f"{view}/sigma", float(totals[2]) / self.workers.size)
-        self.out_of_time = bool(totals[3])  # any worker's clock ends the training of all
+            self._add(f"{view}/sigma", sigma)
+        self.out_of_time = late_ones > 0  # any worker's clock ends the training of all
         self.step += 1
 
     def _late(self) -> bool:
@@ -270,7 +278,7 @@ class MetaTrainer:
         if self.graphed is not None:
             return self.graphed(plan)
         self.optimizer.zero_grad(set_to_none=True)
-        return self._learn(plan)
+        return self._learn(plan.to(self.history.panel.device))
 
     def _learn(self, plan: Plan) -> Lesson:
         """Draw, forward, and backward of the summed loss."""
@@ -285,14 +293,6 @@ class MetaTrainer:
         psi = prediction.psi
         sigma = psi.sigma.detach().mean() if psi is not None else torch.zeros((), device=device)
         return Lesson(episode, losses.detach(), points, sigma)
-
-    def _check(self, lesson: Lesson) -> None:
-        """Stop all workers if a loss is not finite, all with the message of the first that has one."""
-        bad = ~torch.isfinite(lesson.losses)
-        if not self.workers.reduce(bad.any().double(), "max"):
-            return
-        text = self._where(bad, lesson.episode) if lesson.episode is not None else ""
-        raise TrainingError(self.workers.first_text(text))
 
     def _where(self, bad: Tensor, episode: Episode) -> str:
         """Which cells a loss that is not finite comes from; empty where all are."""
@@ -434,10 +434,8 @@ class MetaTrainer:
         self.average, self.best = parts["average"], parts["best"]
         for name, parameter in self.model.named_parameters():
             entry = {k.rpartition("/")[2]: v for k, v in moments.items() if k.rpartition("/")[0] == name}
-            if entry:  # the step counter stays on the CPU, as the optimiser keeps it
-                self.optimizer.state[parameter] = {
-                    k: v if k == "step" else v.to(parameter.device) for k, v in entry.items()
-                }
+            if entry:
+                self.optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in entry.items()}
         self.step, self.bad_validations = state["step"], state["bad_validations"]
         self.best_scores = state["best_scores"]
         self.seconds, self.out_of_time = state["seconds"], state["out_of_time"]

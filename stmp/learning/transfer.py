@@ -63,6 +63,7 @@ class SourcePenalty:
         self.start: dict[nn.Parameter, Tensor] = {}
         self.shared: dict[nn.Parameter, Tensor] = {}
         self.strength: dict[nn.Parameter, float] = {}
+        self.partly: set[nn.Parameter] = set()
         for name, parameter in model.named_parameters():
             mask = shared[name].to(parameter.device)
             if mask.all() and strengths[name] == float("inf"):
@@ -71,6 +72,8 @@ class SourcePenalty:
             self.start[parameter] = parameter.detach().clone()
             self.shared[parameter] = mask
             self.strength[parameter] = strengths[name]
+            if parameter.ndim > 1 and mask.any() and not mask.all():
+                self.partly.add(parameter)
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups for AdamW: those with shared elements are not decayed by the optimiser itself."""
@@ -98,7 +101,7 @@ class SourcePenalty:
     def _decay_new(self, parameter: nn.Parameter, rate: float) -> None:
         """Decay the new elements of a parameter that has shared ones too, before the step as AdamW does."""
         mask = self.shared[parameter]
-        if parameter.ndim > 1 and mask.any() and not mask.all():
+        if parameter in self.partly:
             parameter.mul_(torch.where(mask, 1.0, 1.0 - rate * self.weight_decay))
 
     def _pull(self, parameter: nn.Parameter, state: Mapping[str, Tensor], group: Mapping[str, Any]) -> None:
@@ -107,13 +110,13 @@ class SourcePenalty:
         D is the diagonal that AdamW divides its step by, so that each element has a mean of its own.
         """
         strength, mask = self.strength[parameter], self.shared[parameter]
-        if strength == 0.0 or not mask.any():
+        if strength == 0.0:
             return
         start = self.start[parameter]
         if strength == float("inf"):
             parameter.copy_(torch.where(mask, start, parameter))
             return
-        bias = 1.0 - group["betas"][1] ** float(state["step"])
+        bias = 1.0 - group["betas"][1] ** state["step"]
         metric = (state["exp_avg_sq"] / bias).sqrt() + group["eps"]
         pull = 2.0 * group["lr"] * strength
         parameter.copy_(torch.where(mask, torch.lerp(parameter, start, pull / (metric + pull)), parameter))

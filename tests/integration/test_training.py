@@ -94,7 +94,7 @@ def test_log_lines_say_run_step_rank_and_phase(city: str, tmp_path: Path, caplog
     lines = [record.getMessage() for record in caplog.records if record.name == "stmp.training"]
     assert lines[0].startswith("run=spoken step=0 rank=0 phase=load ")
     assert any(line.startswith("run=spoken step=4 rank=0 phase=spatial ") and "loss=" in line for line in lines)
-    assert any("phase=time " in line and "forward=" in line for line in lines)
+    assert any("phase=time " in line and "learn=" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -153,13 +153,23 @@ def test_a_loss_that_is_not_finite_names_step_rank_and_cells() -> None:
     assert f"({name}, " in message and "on 202" in message
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of()
-    before = weights(trainer)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
-    with pytest.raises(TrainingError, match="gradient is not finite at step 0"):
-        trainer.train_step()
-    assert furthest(before, weights(trainer))[0] == 0
+def test_a_gradient_that_is_not_finite_stops_and_leaves_the_checkpoint_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer, store = trainer_of(("train.checkpoint_every=2",)), LocalCheckpoints(tmp_path, keep=1)
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def poisoned(parameters: list[torch.nn.Parameter], norm: float) -> torch.Tensor:
+        if trainer.step == 3 and parameters[0].grad is not None:
+            parameters[0].grad.fill_(float("nan"))
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(TrainingError, match="gradient is not finite at step 3"):
+        run(trainer, store, lambda *_: None)
+    again = trainer_of(("train.checkpoint_every=2",))
+    assert again.resume(store) and again.step == 2
+    assert all(values.isfinite().all() for values in weights(again).values())
 
 
 def test_training_stops_when_validation_no_longer_improves(monkeypatch: pytest.MonkeyPatch) -> None:
