@@ -1,0 +1,32 @@
+"""Steps on a GPU: the graph gives the weights that launching kernel by kernel gives, and those of the processor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stmp.learning.meta import MetaTrainer, set_precision
+from tests.training import furthest, make_trainer, small_config, small_panel, weights
+
+
+def on_host(trainer: MetaTrainer) -> dict[str, torch.Tensor]:
+    """Weights in the host's memory."""
+    return {name: values.cpu() for name, values in weights(trainer).items()}
+
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("settings", [(), ("train.view_mode=pooled",), ("model.pooling=mean",), ("model.beta_kl=0.1",)])
+def test_a_graph_learns_as_launching_kernel_by_kernel_does(settings: tuple[str, ...]) -> None:
+    set_precision("fp32")
+    config = small_config(*settings)
+    graphed, eager = (make_trainer(small_panel().to("cuda"), config) for _ in range(2))
+    processor = make_trainer(small_panel(), config)
+    assert graphed.graphed is not None and processor.graphed is None
+    eager.graphed = None
+    for _ in range(6):
+        for trainer in (graphed, eager, processor):
+            trainer.train_step()
+    assert furthest(on_host(graphed), on_host(eager))[0] < 1e-6
+    assert furthest(on_host(graphed), on_host(processor))[0] < 1e-2
