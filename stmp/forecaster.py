@@ -241,12 +241,16 @@ class Forecaster:
         at = (torch.arange(len(episode.target), device=level.device)[:, None], episode.target)
         closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
-        raw = self.model.head.quantiles(prediction.values, levels)
-        quantiles = history.unscale(self.conformal.apply(raw, days, levels.index(0.5)), level.unsqueeze(-1))
+        learned = self.model.head.quantiles(prediction.values, levels)
+        calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         record = rows.record[at[0], episode.origin + 1]  # [N, H, G]
-        most = torch.where(record > 0, RECORDS * record, torch.inf)
-        quantiles = torch.minimum(quantiles, most[..., None])
-        mean = mean_of_quantiles(quantiles, levels)
+        most = torch.where(record > 0, RECORDS * record, torch.inf).unsqueeze(-1)
+        learned, quantiles = (
+            torch.minimum(history.unscale(q, level.unsqueeze(-1)), most) for q in (learned, calibrated)
+        )
+        # Stretching an interval on a log scale lifts its upper end more than it lowers the other; what is sold on
+        # average does not rise with what is not known.
+        mean = mean_of_quantiles(learned, levels)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 
     def check_known(self, panel: Panel, at: int, horizon: int) -> None:

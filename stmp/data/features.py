@@ -442,7 +442,9 @@ def _fit_covariates(values: Tensor, reduce: Reduce, allow_log: bool = True) -> _
     low = reduce(torch.where(finite, values, torch.inf).amin(dim=0).double(), "min")
     mean, spread = moments(values)
     log_mean, log_spread = moments(_signed_log(values))
-    binary = (low >= 0) & (high <= 1)
+    # A price of cents lies between 0 and 1 too, and is no answer to a question of yes or no.
+    between = reduce((finite & (values != 0) & (values != high)).any(dim=0).double(), "max")
+    binary = (between == 0) & (low >= 0) & (high <= 1)
     wide = (torch.maximum(high - mean, mean - low) > 8 * spread) & ~binary & allow_log
     center = torch.where(binary, 0.0, torch.where(wide, log_mean, mean))
     scale = torch.where(binary, 1.0, torch.where(wide, log_spread, spread))

@@ -130,6 +130,19 @@ def test_no_quantile_lies_far_beyond_what_ever_sold(model: stmp.Forecaster, pane
     assert forecast.quantiles.max() > record.min()
 
 
+def test_the_mean_is_of_what_was_learned_however_wide_the_intervals_are(model: stmp.Forecaster, panel: Panel) -> None:
+    weights, days = model.model.state_dict(), len(model.schema.day_types)
+    narrow, wide = (
+        stmp.Forecaster(
+            model.config, model.schema, model.feature_size, weights, model.provenance,
+            Conformal(((factor,) * 4 + (1.0,) + (factor,) * 4,) * days),
+        ).predict(panel, "2024-05-10", 7)
+        for factor in (1.0, 3.0)
+    )  # fmt: skip
+    np.testing.assert_array_equal(narrow.mean, wide.mean)
+    assert (np.ptp(wide.quantiles, axis=-1) > 1.5 * np.ptp(narrow.quantiles, axis=-1))[narrow.mean > 0].all()
+
+
 def test_forecasts_are_finite_ordered_and_zero_on_closed_days(model: stmp.Forecaster, panel: Panel) -> None:
     forecast = model.predict(panel, "2024-05-10", 7)
     assert np.isfinite(forecast.mean).all() and (forecast.mean >= 0).all()

@@ -254,6 +254,16 @@ def weekly_panel(weeks: int = 130) -> Panel:
     return Panel.from_frame(frame[(frame["unique_id"] != "r1") | (frame["ds"] > dates[70])])
 
 
+def test_a_price_of_cents_is_standardised_and_a_promotion_is_left_as_it_is() -> None:
+    panel = small_panel()
+    price = 0.03 + 0.002 * torch.randn(panel.sales.shape[:2], generator=torch.Generator().manual_seed(0))
+    promotion = (price < 0.029).to(price.dtype)
+    covered = replace(panel, known=torch.stack([price, promotion], dim=-1), known_names=("price", "promotion"))
+    schema = Schema.fit(covered, PERIODS)
+    assert schema.known_center == pytest.approx((0.03, 0.0), abs=1e-3)
+    assert schema.known_spread == pytest.approx((0.002, 1.0), rel=0.1)
+
+
 def test_last_year_against_a_loop() -> None:
     """Of the same weeks a year before, over today's level and over that of the same origin a year before."""
     panel = weekly_panel()
