@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.asked import Asked, Means
 from jobs.backtest import backtest
+from jobs.batch import told_missing
 from jobs.forecast import forecast
 from jobs.ingest import summary
+from jobs.known import file_digest, read_known
 from jobs.load import load_forecaster
 from jobs.promote import promote
 from jobs.screen import say, warn
@@ -94,7 +96,8 @@ class Pipeline:
         if decided["promoted"]:
             if self.means.url is not None:
                 steps.run("rollout", lambda: self._roll_out(version), version=version, url=self.means.url)
-            ahead = {"horizon": self.means.horizon, "known": self.means.known}
+            known = self.means.known
+            ahead = {"horizon": self.means.horizon, "known": [known, file_digest(known)] if known else None}
             steps.run("forecast", lambda: self._forecast(version, plan), **inputs, version=version, **ahead)
         return self._report(version, decided)
 
@@ -119,6 +122,8 @@ class Pipeline:
         chosen = days_and_regions(self.data, self.manifest, config, self.rules, asked.hold_out, asked.closed_after)
         if self.means.known is None:
             check_future(self.manifest, config, self.means.horizon or chosen.horizon)
+        else:
+            read_known(self.means.known, self.manifest)  # refused before anything is trained
         trained = set(champion.trained_regions) if champion is not None else set()
         say(f"From scratch: {'; '.join(reasons)}." if reasons else f"From {champion.name if champion else None}.")
         return {
@@ -215,30 +220,37 @@ class Pipeline:
         return {"before": rolled["before"], "replicas": rolled["replicas"]}
 
     def _forecast(self, version: str, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Forecast every region that has not closed."""
+        """Forecast every region that has not closed; what an earlier command asked for otherwise is replaced."""
         from stmp_platform.dataset.storage import region_names
 
         made = forecast(
             self.data, f"models:/{version}", self.forecasts, horizon=self.means.horizon, known=self.means.known,
-            workers=self.means.workers, regions=region_names(self.data, plan["since"]),
+            workers=self.means.workers, regions=region_names(self.data, plan["since"]), replace=True,
             tracking_uri=self.means.tracking_uri,
         )  # fmt: skip
-        return {key: made[key] for key in ("out", "forecast_id", "origin", "horizon", "regions", "rows")}
+        return {key: made[key] for key in ("out", "forecast_id", "origin", "horizon", "regions", "rows", "missing")}
 
     def _report(self, version: str, decided: Mapping[str, Any]) -> dict[str, Any]:
         from stmp_platform.retraining.report import write_page
         from stmp_platform.retraining.steps import records
 
-        before = {name: record["ended"] for name, record in records(self.folder).items() if name != "report"}
+        before = {name: record for name, record in records(self.folder).items() if name != "report"}
         verdict = [f"Promoted: {version} is champion."]
         if not decided["promoted"]:
             verdict = [f"Refused: {version} breaks {len(decided['broken'])} rules of the gate; the champion stays."]
             verdict += [f"{rule}: {text}" for rule, text in decided["broken"].items()]
+        made = before["forecast"]["outputs"] if decided["promoted"] else {}
+        missing = made.get("missing", {})
+        if missing:
+            verdict.append(told_missing(missing, made["regions"]))
+            if "forecast" not in self.steps.done:  # else the forecast has told
+                warn(verdict[-1])
 
         def write() -> dict[str, Any]:
-            return {"page": write_page(self.folder, self.asked.name, verdict, records(self.folder)), "verdict": verdict}
+            return {"page": write_page(self.folder, self.asked.name, verdict, before), "verdict": verdict}
 
-        page = self.steps.run("report", write, steps=before)["page"]
+        ended = {name: record["ended"] for name, record in before.items()}
+        page = self.steps.run("report", write, steps=ended)["page"]
         done = self.steps.done
         if not done:
             say(f"Nothing was left to do: {self.key} was finished before.")
@@ -250,6 +262,7 @@ class Pipeline:
             "out": self.folder.uri,
             "version": version,
             "report": page,
+            "missing": missing,
             "did": done,
             "steps": {name: record["outputs"] for name, record in records(self.folder).items()},
         }

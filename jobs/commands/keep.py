@@ -91,7 +91,7 @@ def retrain(
         means=means,
     )  # fmt: skip
     finish(result, json_file)
-    if result["status"] in ("refused", "busy"):
+    if result["status"] in ("refused", "busy") or result.get("missing"):
         raise typer.Exit(NO)
 
 
