@@ -223,10 +223,11 @@ class Pipeline:
         """Forecast every region that has not closed; what an earlier command asked for otherwise is replaced."""
         from stmp_platform.dataset.storage import region_names
 
+        workers = self.means.workers
         made = forecast(
             self.data, f"models:/{version}", self.forecasts, horizon=self.means.horizon, known=self.means.known,
-            workers=self.means.workers, regions=region_names(self.data, plan["since"]), replace=True,
-            tracking_uri=self.means.tracking_uri,
+            workers=workers if isinstance(workers, int) else max(workers),
+            regions=region_names(self.data, plan["since"]), replace=True, tracking_uri=self.means.tracking_uri,
         )  # fmt: skip
         return {key: made[key] for key in ("out", "forecast_id", "origin", "horizon", "regions", "rows", "missing")}
 

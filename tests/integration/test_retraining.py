@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ import stmp_platform.report
 from jobs import pipeline
 from jobs.backtest import backtest
 from jobs.cli import run
+from jobs.forecast import forecast
 from jobs.prune import prune
 from jobs.trace import trace
 from stmp.errors import DataError, RegistryError, TrackingError
 from stmp.forecaster import Forecaster
+from stmp_platform import training
 from stmp_platform.dataset import ingest
 from stmp_platform.files import Folder
 from stmp_platform.registry import get_alias, list_versions, register, resolve
@@ -101,9 +103,17 @@ def first(patched: pytest.MonkeyPatch, ingested: Place) -> tuple[Place, dict[str
 
 @pytest.fixture(scope="module")
 def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], list[str]]:
-    """The next one, when the second delivery has come, and an API is there."""
+    """The next one, when the second delivery has come, and an API and a cluster are there."""
     place, _ = first
     rolled: list[str] = []
+    asked: list[Any] = []
+
+    def without_ray(job: Callable[..., Any]) -> Callable[..., Any]:
+        def go_here(*given: Any, workers: Any, **named: Any) -> Any:
+            asked.append(workers)
+            return job(*given, workers=0, **named)
+
+        return go_here
 
     def roll(model: str, **_: Any) -> dict[str, Any]:
         rolled.append(model)
@@ -112,7 +122,10 @@ def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "rollout", roll)
         patch.setattr(pipeline, "backtest", backtest)
-        result = place.go(new=place.second, means={"url": "http://127.0.0.1:1"})
+        patch.setattr(training, "train", without_ray(training.train))
+        patch.setattr(pipeline, "forecast", without_ray(forecast))
+        result = place.go(new=place.second, means={"url": "http://127.0.0.1:1", "workers": (1, 2)})
+    assert asked == [(1, 2), 2], "the training is elastic, and the forecasts take all that comes"
     return place, result, rolled
 
 
@@ -365,6 +378,8 @@ def test_commands_of_the_page_run(
         (("--set", "train.max_step=5"), "max_step"),
         (("--rules", "none.yaml"), "none.yaml cannot be read"),
         (("--hold-out", "400"), "Set --hold-out lower"),
+        (("--workers", "3:2"), "such as 2:8"),
+        (("--known", "none.csv"), "none.csv cannot be read"),
         (("--horizon", "30"), "Give fewer by --horizon"),
     ],
 )
