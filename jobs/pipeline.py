@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.asked import Asked, Means
 from jobs.backtest import backtest
@@ -20,7 +20,7 @@ from jobs.promote import promote
 from jobs.screen import say, warn
 from jobs.serve import rollout
 from jobs.train import load_preset
-from stmp.errors import TrackingError
+from stmp.errors import StmpError, TrackingError
 
 if TYPE_CHECKING:
     from stmp.config import Config
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stmp_platform.retraining import Event, Lease, When
     from stmp_platform.tracking import Tracker
 
+Answer = TypeVar("Answer")
 BASELINES = ("seasonal_naive",)
 """Of the backtest: what the gate itself holds a first model against."""
 SOURCE = "source"
@@ -69,36 +70,39 @@ class Pipeline:
     def run(self, when: When) -> dict[str, Any]:
         """Retrain if it is due or was begun, and say how it ended."""
         from stmp_platform.retraining.plan import due
+        from stmp_platform.tracking.client import unanswered
 
-        if not self.steps.begun():
-            why = due(when, self.manifest, self._champion(), self.event)
-            if not why:
-                say(f"Nothing to do: no retraining is due on {self.data} (--when {when}).")
-                return {"status": "nothing"}
-            say(f"Retraining {self.key}: {why}.")
         try:
+            if not self.steps.begun():
+                why = due(when, self.manifest, self._patiently(self._champion), self.event)
+                if not why:
+                    say(f"Nothing to do: no retraining is due on {self.data} (--when {when}).")
+                    return {"status": "nothing"}
+                say(f"Retraining {self.key}: {why}.")
             result = self._run()
         except BaseException as error:
             if self.tracker is not None:
                 self.tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            if isinstance(error, StmpError) and unanswered(error):
+                raise type(error)(f"{error} When it answers, the same `stmp retrain` goes on from here.") from error
             raise
         self._finish_tracking()
         return result
 
     def _run(self) -> dict[str, Any]:
-        steps, asked, inputs = self.steps, self.asked, self.inputs
-        steps.run("data", self._look, **inputs)
-        plan = steps.run("plan", self._plan, **inputs, asked=asdict(asked))
-        trained = steps.run("train", lambda: self._train(plan), **inputs, plan=plan)
-        steps.run("backtest", lambda: self._backtest(plan, trained), **inputs, model=trained["digest"])
-        version = steps.run("register", self._register, model=trained["digest"], name=asked.name)["version"]
-        decided = steps.run("promote", lambda: self._promote(version), **inputs, version=version, rules=asked.rules)
+        step, asked, inputs = self._step, self.asked, self.inputs
+        step("data", self._look, **inputs)
+        plan = step("plan", self._plan, **inputs, asked=asdict(asked))
+        trained = step("train", lambda: self._train(plan), **inputs, plan=plan)
+        step("backtest", lambda: self._backtest(plan, trained), **inputs, model=trained["digest"])
+        version = step("register", self._register, model=trained["digest"], name=asked.name)["version"]
+        decided = step("promote", lambda: self._promote(version), **inputs, version=version, rules=asked.rules)
         if decided["promoted"]:
             if self.means.url is not None:
-                steps.run("rollout", lambda: self._roll_out(version), version=version, url=self.means.url)
+                step("rollout", lambda: self._roll_out(version), version=version, url=self.means.url)
             known = self.means.known
             ahead = {"horizon": self.means.horizon, "known": [known, file_digest(known)] if known else None}
-            steps.run("forecast", lambda: self._forecast(version, plan), **inputs, version=version, **ahead)
+            step("forecast", lambda: self._forecast(version, plan), **inputs, version=version, **ahead)
         return self._report(version, decided)
 
     # --- the steps ---------------------------------------------------------------------------------------------------
@@ -251,7 +255,7 @@ class Pipeline:
             return {"page": write_page(self.folder, self.asked.name, verdict, before), "verdict": verdict}
 
         ended = {name: record["ended"] for name, record in before.items()}
-        page = self.steps.run("report", write, steps=ended)["page"]
+        page = self._step("report", write, steps=ended)["page"]
         done = self.steps.done
         if not done:
             say(f"Nothing was left to do: {self.key} was finished before.")
@@ -270,18 +274,23 @@ class Pipeline:
 
     # --- what they share ---------------------------------------------------------------------------------------------
 
-    def _champion(self) -> Forecaster | None:
-        """The champion, waited for if the registry does not answer at once; None if there is none."""
-        from stmp_platform.gate import Champions
-        from stmp_platform.registry import list_versions
+    def _step(self, name: str, work: Callable[[], dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
+        """A step of `stmp_platform.retraining.Steps`, begun again for a while if the registry does not answer."""
+        return self.steps.run(name, lambda: self._patiently(work), **inputs)
+
+    def _patiently(self, work: Callable[[], Answer]) -> Answer:
         from stmp_platform.retraining.patience import patiently
 
-        def ask() -> str | None:
-            if self.asked.name not in {version.name for version in list_versions(settings=self.settings)}:
-                return None
-            return Champions(self.asked.name, settings=self.settings).current()
+        return patiently(work, self.settings.flush_s)
 
-        number = patiently(ask, self.settings.flush_s)
+    def _champion(self) -> Forecaster | None:
+        """The champion; None if there is none."""
+        from stmp_platform.gate import Champions
+        from stmp_platform.registry import list_versions
+
+        if self.asked.name not in {version.name for version in list_versions(settings=self.settings)}:
+            return None
+        number = Champions(self.asked.name, settings=self.settings).current()
         return None if number is None else load_forecaster(f"models:/{self.asked.name}/{number}", self.settings)
 
     def _config(self, champion: Forecaster | None) -> Config:
