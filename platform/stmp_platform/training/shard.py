@@ -21,8 +21,9 @@ from stmp_platform.training.job import Job
 
 logger = logging.getLogger("stmp.training")
 
-READING = 4.0
-"""What reading a panel takes at its peak, in sizes of the panel: docs/scale.md."""
+COPIES = 2.5
+"""What a shard in memory takes, in sizes of its panel: as it is read, what of it is trained on, and for a moment what
+filling its gaps needs (docs/scale.md)."""
 CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -47,7 +48,7 @@ def load_shard(job: Job, workers: Workers, device: torch.device, settings: Setti
     train, positions, scored, held_out = Shard.plan(len(names), job.config, workers.rank, workers.size)
     trained = Split.of(len(names), job.config.validation.regions).train
     split = job.config.model.series == "split"
-    needed, allowed = READING * panel_bytes(manifest, len(train), split), _memory_of_a_worker(settings)
+    needed, allowed = COPIES * panel_bytes(manifest, len(train), split), _memory_of_a_worker(settings)
     if device.type == "cpu" and needed > allowed:
         logger.info(
             "run=%s rank=%d phase=load regions=%d needs %.2f GB, more than %.2f: it is mapped from disk",
