@@ -28,7 +28,7 @@ def adapt(
     by_group: Mapping[str, float | None] | None = None,
     reset_periods: bool = False,
     settings: Sequence[str] = (),
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     gpu: bool = False,
     seed: int = 0,
     until: str | None = None,

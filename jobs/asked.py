@@ -49,6 +49,8 @@ class Means:
 
     Attributes
     ----------
+    workers : int, or the fewest and the most
+        Of the training; of the batch forecasts the most.
     url, dashboard : str or None
         Of the API that the model is rolled out to, and of its Ray dashboard.
     horizon, known
@@ -58,7 +60,7 @@ class Means:
         The day from which the data's age is counted.
     """
 
-    workers: int = 0
+    workers: int | tuple[int, int] = 0
     gpu: bool = False
     url: str | None = None
     dashboard: str = ""

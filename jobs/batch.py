@@ -3,14 +3,18 @@
 A folder of forecasts holds a Parquet part for each shard. ``_plan.json`` is written first and says what the parts are
 of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is written last, and
 says what is there. Readers of Parquet folders pass over names that begin with ``_``.
+
+A region whose planned covariates are not known does not hold up the others: it is missing from its part, whose metadata
+say why, and ``_SUCCESS`` lists all that are missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +24,7 @@ import pandas as pd
 
 from jobs.known import KnownTable, with_known
 from jobs.screen import Progress
-from stmp.errors import ConfigError, StmpError
+from stmp.errors import ConfigError, DataError, StmpError
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
 PART_REGIONS = 500
 """Regions in a part: some seconds of work, and some megabytes."""
 PLAN, SUCCESS = "_plan.json", "_SUCCESS"
+MISSING = b"stmp.missing"
+"""In a part's metadata: its regions that could not be forecast, and why, as JSON."""
+SHOWN = 3
+"""Missing regions in a message."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,17 @@ class Batch:
 
     def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
         """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
-        frame = forecaster.predict(self.panel(shard), self.origin, self.steps).to_frame()
+        return self._frame(forecaster, self.panel(shard))
+
+    def part(self, forecaster: Forecaster, shard: int) -> tuple[pd.DataFrame, dict[str, str]]:
+        """The forecasts of one shard without the regions that cannot be forecast, and why each of those cannot."""
+        panel = self.panel(shard)
+        missing = forecaster.without_future(panel, self.origin, self.steps)
+        able = np.flatnonzero(~np.isin(panel.regions, list(missing)))
+        return self._frame(forecaster, panel.select(able) if missing else panel), missing
+
+    def _frame(self, forecaster: Forecaster, panel: Panel) -> pd.DataFrame:
+        frame = forecaster.predict(panel, self.origin, self.steps).to_frame()
         return frame.assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
 
     def plan(self, manifest: Manifest) -> dict[str, Any]:
@@ -139,6 +157,7 @@ def write_folder(
     workers: int,
     settings: Settings,
     bar: Progress,
+    replace: bool = False,
 ) -> dict[str, Any]:
     """Forecast into a folder of parts, or go on with one that was not finished.
 
@@ -146,16 +165,21 @@ def write_folder(
     ----------
     workers : int
         Ray tasks at a time; 0 forecasts in this process.
+    replace : bool
+        Another forecast in the folder is removed; otherwise it is refused.
 
     Returns
     -------
     dict
-        The content of ``_SUCCESS``, and whether it was ``finished_before``.
+        The content of ``_SUCCESS``, with all ``missing`` regions and why each could not be forecast, and whether it was
+        ``finished_before``.
 
     Raises
     ------
     ConfigError
         If the folder holds another forecast.
+    DataError
+        If no region at all could be forecast; then nothing is left in the folder.
     StmpError
         Whatever a forecast raises.
     """
@@ -163,13 +187,15 @@ def write_folder(
 
     folder = Folder(out, settings)
     plan, there = batch.plan(manifest), folder.read_json(PLAN)
-    if there and there != plan:
+    if replace and there != plan:
+        _clear(folder)
+    elif there and there != plan:
         differ = [key for key in plan if there.get(key) != plan[key]]
         told = "; ".join(f"{key} was {there.get(key)!r}, now {plan[key]!r}" for key in differ)
         raise ConfigError(f"{out} holds another forecast: {told}. Choose another --out.")
     done = folder.read_json(SUCCESS)
     if done:
-        return {**done, "finished_before": True}
+        return {"missing": {}, **done, "finished_before": True}
     folder.write_json(PLAN, plan)
     missing = [shard for shard in range(batch.shards) if not folder.exists(part_name(shard))]
     if workers:
@@ -178,21 +204,42 @@ def write_folder(
         work = _here(batch, forecaster, folder, missing)
     for number, _ in enumerate(work, start=1 + batch.shards - len(missing)):
         bar(number, batch.shards)
-    parts = {part_name(shard): _rows(folder, part_name(shard)) for shard in range(batch.shards)}
+    parts = {part_name(shard): _rows_and_missing(folder, part_name(shard)) for shard in range(batch.shards)}
+    lacking = {region: why for _, missing in parts.values() for region, why in missing.items()}
+    if lacking and len(lacking) == plan["regions"]:
+        _clear(folder)
+        raise DataError(f"Nothing was forecast. {told_missing(lacking, plan['regions'])}")
     content = {
         **plan,
         "model_version": forecaster.provenance.version,
-        "rows": sum(parts.values()),
+        "rows": sum(rows for rows, _ in parts.values()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "files": parts,
+        "files": {name: rows for name, (rows, _) in parts.items()},
+        "missing": lacking,
     }
     folder.write_json(SUCCESS, content)
     return {**content, "finished_before": False}
 
 
+def told_missing(missing: Mapping[str, str], regions: int) -> str:
+    """How many of so many regions could not be forecast, why, and what to do."""
+    some = "; ".join(f"{region}: {why}" for region, why in list(missing.items())[:SHOWN])
+    more = f"; and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    return (
+        f"{len(missing)} of {regions} regions could not be forecast ({some}{more}). Give the values of those days "
+        "(rows with empty sales, or --known FILE), or set a `fill` in dataset.yaml, and forecast again."
+    )
+
+
+def _clear(folder: Folder) -> None:
+    """Remove a forecast, so that what is left at any moment is not taken for another: its plan goes last."""
+    for name in sorted(folder.names(), key=lambda name: (name != SUCCESS, name == PLAN)):
+        folder.remove(name)
+
+
 def _here(batch: Batch, forecaster: Forecaster, folder: Folder, shards: Sequence[int]) -> Iterator[int]:
     for shard in shards:
-        folder.write(part_name(shard), _parquet(batch.frame(forecaster, shard)))
+        folder.write(part_name(shard), _parquet(*batch.part(forecaster, shard)))
         yield shard
 
 
@@ -232,14 +279,22 @@ def _write_part(batch: Batch, forecaster: Forecaster, out: str, shard: int, sett
     return shard
 
 
-def _parquet(frame: pd.DataFrame) -> bytes:
+def _parquet(frame: pd.DataFrame, missing: Mapping[str, str]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    # Text without rows would have no type, and readers take the first part's types for all.
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]
+    table = table.cast(pa.schema(fields, {**table.schema.metadata, MISSING: json.dumps(missing).encode()}))
     buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _rows(folder: Folder, name: str) -> int:
+def _rows_and_missing(folder: Folder, name: str) -> tuple[int, dict[str, str]]:
     import pyarrow.parquet as pq
 
     with folder.fs.open(f"{folder.path.rstrip('/')}/{name}", "rb") as file:
-        return int(pq.read_metadata(file).num_rows)
+        metadata = pq.read_metadata(file)
+    return int(metadata.num_rows), json.loads(metadata.metadata.get(MISSING, b"{}"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.batch import Batch, write_folder
+from jobs.batch import SUCCESS, Batch, told_missing, write_folder
 from jobs.known import read_known
 from jobs.load import load_forecaster
 from jobs.screen import progress, say, warn
@@ -29,11 +29,13 @@ def forecast(
     known: str | None = None,
     workers: int = 0,
     regions: Sequence[str] | None = None,
+    replace: bool = False,
     tracking_uri: str | None = None,
 ) -> dict[str, Any]:
     """Forecast every region of a dataset and write one row a region, series and date, with the origin.
 
-    Regions are read, forecast and written some hundreds at a time, so memory does not grow with their number.
+    Regions are read, forecast and written some hundreds at a time, so memory does not grow with their number. A single
+    file holds all regions or is an error; a folder holds those that can be forecast, and says which are missing.
 
     Parameters
     ----------
@@ -50,13 +52,21 @@ def forecast(
         Ray tasks that write a folder's parts at a time; 0 forecasts in this process.
     regions : sequence of str, optional
         Only these.
+    replace : bool
+        As in `jobs.batch.write_folder`.
+
+    Returns
+    -------
+    dict
+        Among the rest ``missing``: regions of a folder that could not be forecast, and why.
 
     Raises
     ------
     ConfigError
         If the file's ending is not known, there is no such model, or the folder holds another forecast.
     DataError
-        If the origin lies outside the data, or known-future covariates of forecast days are missing.
+        If the origin lies outside the data, or known-future covariates of forecast days are missing: of any region for
+        a single file, of all regions for a folder.
     """
     parts = out.endswith("/")
     if not parts:
@@ -71,11 +81,14 @@ def forecast(
     manifest = load_manifest(data)
     forecaster = load_forecaster(model, settings)
     batch = batch_of(data, manifest, forecaster, origin=origin, horizon=horizon, known=known, regions=regions)
+    missing: dict[str, str] = {}
     with progress("Forecast") as bar:
         if parts:
-            place = absolute(out.rstrip("/"))
-            done = write_folder(batch, forecaster, manifest, place, workers=workers, settings=settings, bar=bar)
-            rows = done["rows"]
+            done = write_folder(
+                batch, forecaster, manifest, absolute(out.rstrip("/")), workers=workers, settings=settings, bar=bar,
+                replace=replace,
+            )  # fmt: skip
+            rows, missing = done["rows"], done["missing"]
         else:
             rows = 0
             with table_writer(out) as write:
@@ -85,11 +98,15 @@ def forecast(
                     rows += len(frame)
                     bar(shard + 1, batch.shards)
     number = manifest.regions if regions is None else len(regions)
-    say(f"{rows:,} forecasts of {number:,} regions, {batch.steps} periods after {batch.origin}, are in {out}")
+    of = f"{number - len(missing):,} of {number:,}" if missing else f"{number:,}"
+    say(f"{rows:,} forecasts of {of} regions, {batch.steps} periods after {batch.origin}, are in {out}")
+    if missing:
+        warn(f"{told_missing(missing, number)} All that are missing are in {out}{SUCCESS}.")
     return {
         "out": out,
         "rows": rows,
         "regions": number,
+        "missing": missing,
         "origin": batch.origin,
         "horizon": batch.steps,
         "model": model,

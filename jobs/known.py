@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,23 @@ def read_known(path: str, manifest: Manifest) -> KnownTable:
     rule = manifest.spec.closed
     closed = (rule.column, rule.equals) if rule is not None and rule.column in {c.name for c in columns} else None
     return KnownTable(path, frame, columns, closed)
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a table's file, which may change and keep its name.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read.
+    """
+    from stmp_platform.files import Folder
+
+    folder, _, name = path.rpartition("/")
+    try:
+        return hashlib.sha256(Folder(folder or ".").read(name)).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def with_known(panel: Panel, table: KnownTable) -> Panel:

@@ -56,7 +56,7 @@ def number_of_workers(text: str) -> int | tuple[int, int]:
         If it is neither.
     """
     fewest, colon, most = text.partition(":")
-    if not fewest.isdecimal() or (colon and not most.isdecimal()):
+    if not fewest.isdecimal() or (colon and not (most.isdecimal() and 1 <= int(fewest) <= int(most))):
         raise ConfigError(f"--workers is '{text}'; it must be a number, or the fewest and the most, such as 2:8.")
     return (int(fewest), int(most)) if colon else int(fewest)
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.asked import Asked, Means
 from jobs.backtest import backtest
+from jobs.batch import told_missing
 from jobs.forecast import forecast
 from jobs.ingest import summary
+from jobs.known import file_digest, read_known
 from jobs.load import load_forecaster
 from jobs.promote import promote
 from jobs.screen import say, warn
 from jobs.serve import rollout
 from jobs.train import load_preset
-from stmp.errors import TrackingError
+from stmp.errors import StmpError, TrackingError
 
 if TYPE_CHECKING:
     from stmp.config import Config
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from stmp_platform.retraining import Event, Lease, When
     from stmp_platform.tracking import Tracker
 
+Answer = TypeVar("Answer")
 BASELINES = ("seasonal_naive",)
 """Of the backtest: what the gate itself holds a first model against."""
 SOURCE = "source"
@@ -67,35 +70,39 @@ class Pipeline:
     def run(self, when: When) -> dict[str, Any]:
         """Retrain if it is due or was begun, and say how it ended."""
         from stmp_platform.retraining.plan import due
+        from stmp_platform.tracking.client import unanswered
 
-        if not self.steps.begun():
-            why = due(when, self.manifest, self._champion(), self.event)
-            if not why:
-                say(f"Nothing to do: no retraining is due on {self.data} (--when {when}).")
-                return {"status": "nothing"}
-            say(f"Retraining {self.key}: {why}.")
         try:
+            if not self.steps.begun():
+                why = due(when, self.manifest, self._patiently(self._champion), self.event)
+                if not why:
+                    say(f"Nothing to do: no retraining is due on {self.data} (--when {when}).")
+                    return {"status": "nothing"}
+                say(f"Retraining {self.key}: {why}.")
             result = self._run()
         except BaseException as error:
             if self.tracker is not None:
                 self.tracker.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            if isinstance(error, StmpError) and unanswered(error):
+                raise type(error)(f"{error} When it answers, the same `stmp retrain` goes on from here.") from error
             raise
         self._finish_tracking()
         return result
 
     def _run(self) -> dict[str, Any]:
-        steps, asked, inputs = self.steps, self.asked, self.inputs
-        steps.run("data", self._look, **inputs)
-        plan = steps.run("plan", self._plan, **inputs, asked=asdict(asked))
-        trained = steps.run("train", lambda: self._train(plan), **inputs, plan=plan)
-        steps.run("backtest", lambda: self._backtest(plan, trained), **inputs, model=trained["digest"])
-        version = steps.run("register", self._register, model=trained["digest"], name=asked.name)["version"]
-        decided = steps.run("promote", lambda: self._promote(version), **inputs, version=version, rules=asked.rules)
+        step, asked, inputs = self._step, self.asked, self.inputs
+        step("data", self._look, **inputs)
+        plan = step("plan", self._plan, **inputs, asked=asdict(asked))
+        trained = step("train", lambda: self._train(plan), **inputs, plan=plan)
+        step("backtest", lambda: self._backtest(plan, trained), **inputs, model=trained["digest"])
+        version = step("register", self._register, model=trained["digest"], name=asked.name)["version"]
+        decided = step("promote", lambda: self._promote(version), **inputs, version=version, rules=asked.rules)
         if decided["promoted"]:
             if self.means.url is not None:
-                steps.run("rollout", lambda: self._roll_out(version), version=version, url=self.means.url)
-            ahead = {"horizon": self.means.horizon, "known": self.means.known}
-            steps.run("forecast", lambda: self._forecast(version, plan), **inputs, version=version, **ahead)
+                step("rollout", lambda: self._roll_out(version), version=version, url=self.means.url)
+            known = self.means.known
+            ahead = {"horizon": self.means.horizon, "known": [known, file_digest(known)] if known else None}
+            step("forecast", lambda: self._forecast(version, plan), **inputs, version=version, **ahead)
         return self._report(version, decided)
 
     # --- the steps ---------------------------------------------------------------------------------------------------
@@ -119,6 +126,8 @@ class Pipeline:
         chosen = days_and_regions(self.data, self.manifest, config, self.rules, asked.hold_out, asked.closed_after)
         if self.means.known is None:
             check_future(self.manifest, config, self.means.horizon or chosen.horizon)
+        else:
+            read_known(self.means.known, self.manifest)  # refused before anything is trained
         trained = set(champion.trained_regions) if champion is not None else set()
         say(f"From scratch: {'; '.join(reasons)}." if reasons else f"From {champion.name if champion else None}.")
         return {
@@ -215,30 +224,38 @@ class Pipeline:
         return {"before": rolled["before"], "replicas": rolled["replicas"]}
 
     def _forecast(self, version: str, plan: Mapping[str, Any]) -> dict[str, Any]:
-        """Forecast every region that has not closed."""
+        """Forecast every region that has not closed; what an earlier command asked for otherwise is replaced."""
         from stmp_platform.dataset.storage import region_names
 
+        workers = self.means.workers
         made = forecast(
             self.data, f"models:/{version}", self.forecasts, horizon=self.means.horizon, known=self.means.known,
-            workers=self.means.workers, regions=region_names(self.data, plan["since"]),
-            tracking_uri=self.means.tracking_uri,
+            workers=workers if isinstance(workers, int) else max(workers),
+            regions=region_names(self.data, plan["since"]), replace=True, tracking_uri=self.means.tracking_uri,
         )  # fmt: skip
-        return {key: made[key] for key in ("out", "forecast_id", "origin", "horizon", "regions", "rows")}
+        return {key: made[key] for key in ("out", "forecast_id", "origin", "horizon", "regions", "rows", "missing")}
 
     def _report(self, version: str, decided: Mapping[str, Any]) -> dict[str, Any]:
         from stmp_platform.retraining.report import write_page
         from stmp_platform.retraining.steps import records
 
-        before = {name: record["ended"] for name, record in records(self.folder).items() if name != "report"}
+        before = {name: record for name, record in records(self.folder).items() if name != "report"}
         verdict = [f"Promoted: {version} is champion."]
         if not decided["promoted"]:
             verdict = [f"Refused: {version} breaks {len(decided['broken'])} rules of the gate; the champion stays."]
             verdict += [f"{rule}: {text}" for rule, text in decided["broken"].items()]
+        made = before["forecast"]["outputs"] if decided["promoted"] else {}
+        missing = made.get("missing", {})
+        if missing:
+            verdict.append(told_missing(missing, made["regions"]))
+            if "forecast" not in self.steps.done:  # else the forecast has told
+                warn(verdict[-1])
 
         def write() -> dict[str, Any]:
-            return {"page": write_page(self.folder, self.asked.name, verdict, records(self.folder)), "verdict": verdict}
+            return {"page": write_page(self.folder, self.asked.name, verdict, before), "verdict": verdict}
 
-        page = self.steps.run("report", write, steps=before)["page"]
+        ended = {name: record["ended"] for name, record in before.items()}
+        page = self._step("report", write, steps=ended)["page"]
         done = self.steps.done
         if not done:
             say(f"Nothing was left to do: {self.key} was finished before.")
@@ -250,24 +267,30 @@ class Pipeline:
             "out": self.folder.uri,
             "version": version,
             "report": page,
+            "missing": missing,
             "did": done,
             "steps": {name: record["outputs"] for name, record in records(self.folder).items()},
         }
 
     # --- what they share ---------------------------------------------------------------------------------------------
 
-    def _champion(self) -> Forecaster | None:
-        """The champion, waited for if the registry does not answer at once; None if there is none."""
-        from stmp_platform.gate import Champions
-        from stmp_platform.registry import list_versions
+    def _step(self, name: str, work: Callable[[], dict[str, Any]], /, **inputs: Any) -> dict[str, Any]:
+        """A step of `stmp_platform.retraining.Steps`, begun again for a while if the registry does not answer."""
+        return self.steps.run(name, lambda: self._patiently(work), **inputs)
+
+    def _patiently(self, work: Callable[[], Answer]) -> Answer:
         from stmp_platform.retraining.patience import patiently
 
-        def ask() -> str | None:
-            if self.asked.name not in {version.name for version in list_versions(settings=self.settings)}:
-                return None
-            return Champions(self.asked.name, settings=self.settings).current()
+        return patiently(work, self.settings.flush_s)
 
-        number = patiently(ask, self.settings.flush_s)
+    def _champion(self) -> Forecaster | None:
+        """The champion; None if there is none."""
+        from stmp_platform.gate import Champions
+        from stmp_platform.registry import list_versions
+
+        if self.asked.name not in {version.name for version in list_versions(settings=self.settings)}:
+            return None
+        number = Champions(self.asked.name, settings=self.settings).current()
         return None if number is None else load_forecaster(f"models:/{self.asked.name}/{number}", self.settings)
 
     def _config(self, champion: Forecaster | None) -> Config:

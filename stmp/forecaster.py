@@ -192,11 +192,12 @@ class Forecaster:
         rows = self.rows_of(panel)
         self.check_known(rows, at, horizon)
         self.model.to(rows.device)
-        parts = [
-            self._chunk(rows.select(np.arange(i, min(i + CHUNK, rows.shape[0]))), at, horizon)
-            for i in range(0, rows.shape[0], CHUNK)
-        ]
-        mean, quantiles = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        shape = (rows.shape[0], horizon, rows.shape[2], len(self.config.model.levels))
+        mean, quantiles = np.zeros(shape[:3], np.float32), np.zeros(shape, np.float32)
+        for i in range(0, rows.shape[0], CHUNK):
+            chunk = slice(i, min(i + CHUNK, rows.shape[0]))
+            found = self._chunk(rows.select(np.arange(chunk.start, chunk.stop)), at, horizon)
+            mean[chunk], quantiles[chunk] = (values.cpu().numpy() for values in found)
         if rows.shape[2] < panel.shape[2]:
             mean, quantiles = _join_series(panel, mean), _join_series(panel, quantiles)
         return Forecast(
@@ -259,22 +260,39 @@ class Forecaster:
         Raises
         ------
         DataError
-            Naming the columns, the days and the number of regions.
+            Naming the columns, the days and some of the rows.
         """
-        if not self.config.model.known:
-            return
-        unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()  # [R, H, K]
+        unknown = self._unknown(panel, at, horizon)
+        faulty = panel.regions[unknown.flatten(1).any(dim=1).cpu().numpy()]
+        if len(faulty):
+            raise DataError(
+                f"The known-future covariates have {_unknown_days(panel, unknown, at)}, in {len(faulty)} of "
+                f"{panel.shape[0]} rows, such as {', '.join(map(str, faulty[:3]))}. Give them for those days (rows "
+                "with empty sales, or --known FILE), or set a `fill` value in dataset.yaml."
+            )
+
+    def without_future(self, panel: Panel, origin: DateLike, horizon: int) -> dict[str, str]:
+        """Regions that `predict` would refuse for want of known-future covariates, and which those are.
+
+        Parameters
+        ----------
+        panel, origin, horizon
+            As for `predict`.
+        """
+        at = panel.index_of(origin)
+        panel = panel.until(panel.dates[at])
+        rows = self.rows_of(panel)
+        region = panel.series_rows()[0] if self.config.model.series == "split" else np.arange(panel.shape[0])
+        unknown = self._unknown(rows, at, horizon)
+        faulty = np.unique(region[unknown.flatten(1).any(dim=1).cpu().numpy()])
+        return {str(panel.regions[r]): _unknown_days(rows, unknown[region == r], at) for r in faulty}
+
+    def _unknown(self, panel: Panel, at: int, horizon: int) -> Tensor:
+        """Which known-future covariates of the days ahead are wanted and not known, bool [R, H, K]."""
+        unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()
         # A column that a region never has (another series' price) is no fault of the horizon.
         unknown &= panel.known[:, : at + 1].isfinite().any(dim=1, keepdim=True)
-        if not unknown.any():
-            return
-        names = [name for k, name in enumerate(panel.known_names) if unknown[..., k].any()]
-        days = panel.dates[at + 1 : at + 1 + horizon][unknown.any(dim=2).any(dim=0).cpu().numpy()]
-        raise DataError(
-            f"The known-future covariates {names} have no value for {len(days)} days from {days[0]} to {days[-1]} in "
-            f"{int(unknown.any(dim=2).any(dim=1).sum())} of {panel.shape[0]} rows. Give them for those days (rows with "
-            "empty sales, or --known FILE), or set a `fill` value in dataset.yaml."
-        )
+        return unknown & self.config.model.known
 
     def with_version(self, version: str) -> Forecaster:
         """The same model, naming a registered version in its forecasts."""
@@ -361,6 +379,13 @@ def mean_of_quantiles(quantiles: Tensor, levels: tuple[float, ...]) -> Tensor:
     high, before = quantiles[..., -1], quantiles[..., -2]
     slope = (high - before) / math.log((1 - levels[-2]) / (1 - levels[-1]))
     return levels[0] * foot + inner + (1 - levels[-1]) * (high + slope)
+
+
+def _unknown_days(panel: Panel, unknown: Tensor, at: int) -> str:
+    """What is not known, bool [N, H, K], in words."""
+    days = panel.dates[at + 1 :][: unknown.shape[1]][unknown.any(dim=2).any(dim=0).cpu().numpy()]
+    names = [name for name, any_ in zip(panel.known_names, unknown.flatten(0, 1).any(dim=0), strict=True) if any_]
+    return f"no value of {', '.join(names)} for {len(days)} days from {days[0]} to {days[-1]}"
 
 
 def _join_series(panel: Panel, values: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from stmp_platform.dataset.sources.prepare import prepare_source
 from tests.training import SMALL
 
 OPENED, CLOSED = "R000002", "R000005"
+LATE = "R000007"
+"""What is planned for this region comes with the second delivery only."""
 FIRST_DAYS, MORE_DAYS, AHEAD = 420, 28, 10
 SETTINGS = (*(f"{part}.{key}={value}" for part, values in SMALL.items() for key, value in values.items()),
             "train.max_steps=6", "validation.regions=0")  # fmt: skip
@@ -49,6 +51,7 @@ def deliveries(folder: Path) -> tuple[str, str]:
     for number, end in enumerate((first, second), start=1):
         here = (day <= end + pd.Timedelta(days=AHEAD)) & (sales["region_id"] != (OPENED, CLOSED)[number - 1])
         here &= day > (first if number == 2 else pd.Timestamp("1900-01-01"))
+        here &= (day <= end) | (sales["region_id"] != LATE) | (number == 2)
         part = sales[here].copy()
         part.loc[day[here] > end, ["sales", "customers"]] = None
         place = folder / f"delivery-{number}"

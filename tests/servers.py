@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -81,6 +83,66 @@ class MlflowServer:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+class Cable:
+    """A relay to a server on this machine, which can be pulled out: who speaks or would speak through it hears nobody.
+
+    Parameters
+    ----------
+    to : int
+        Port of the server.
+    """
+
+    def __init__(self, to: int) -> None:
+        self.port, self._to = free_port(), to
+        self._server: socketserver.ThreadingTCPServer | None = None
+        self._ends: list[socket.socket] = []
+
+    @property
+    def uri(self) -> str:
+        """The server's address at this end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def plug(self) -> Cable:
+        """Join the two ends."""
+        cable = self
+
+        class Relay(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                with socket.create_connection(("127.0.0.1", cable._to)) as server:
+                    cable._ends += [self.request, server]
+                    back = threading.Thread(target=_copy, args=(server, self.request), daemon=True)
+                    back.start()
+                    _copy(self.request, server)
+                    back.join()
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address, daemon_threads = True, True
+
+        self._server = Server(("127.0.0.1", self.port), Relay)
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def pull(self) -> None:
+        """Cut all connections, and take no new ones."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.socket.close()
+            self._server = None
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._ends.clear()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    """Hand on what comes until an end is closed, and close the other."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, NO, DataUri, Debug, Gpu, JsonFile, Settings, Tracking, Workers, day, finish, shares
+from jobs.options import (
+    DAY,
+    NO,
+    DataUri,
+    Debug,
+    ElasticWorkers,
+    Gpu,
+    JsonFile,
+    Settings,
+    Tracking,
+    day,
+    finish,
+    number_of_workers,
+    shares,
+)
 
 app = typer.Typer()
 
@@ -44,7 +58,7 @@ def retrain(
     ] = "product",
     setting: Settings = None,
     max_minutes: Annotated[float, typer.Option(min=0, help="Training at most; 0 for no limit.")] = 0.0,
-    workers: Workers = 0,
+    workers: ElasticWorkers = "0",
     gpu: Gpu = False,
     seed: Annotated[int, typer.Option(help="Seed of all sampling.")] = 0,
     hold_out: Annotated[
@@ -76,14 +90,14 @@ def retrain(
     \b
     stmp retrain --data data/stores --new new-days.yaml --out retrainings
     stmp retrain --data data/stores --out retrainings --when drift --event monitor/event.json --url http://api:8000
-    stmp retrain --data s3://bucket/stores --out s3://bucket/retrainings --workers 4 --gpu --max-minutes 90
+    stmp retrain --data s3://bucket/stores --out s3://bucket/retrainings --workers 2:8 --gpu --max-minutes 90
     """
     from jobs.asked import Means
     from jobs.retrain import retrain as job
 
     means = Means(
-        workers=workers, gpu=gpu, url=url, dashboard=dashboard, canary=shares(canary), horizon=horizon, known=known,
-        rules=rules, today=day(today), tracking_uri=tracking_uri,
+        workers=number_of_workers(workers), gpu=gpu, url=url, dashboard=dashboard, canary=shares(canary),
+        horizon=horizon, known=known, rules=rules, today=day(today), tracking_uri=tracking_uri,
     )  # fmt: skip
     result = job(
         data, out, new=new, revise=revise, when=when.value, event=event, name=name, preset=preset,
@@ -91,7 +105,7 @@ def retrain(
         means=means,
     )  # fmt: skip
     finish(result, json_file)
-    if result["status"] in ("refused", "busy"):
+    if result["status"] in ("refused", "busy") or result.get("missing"):
         raise typer.Exit(NO)
 
 

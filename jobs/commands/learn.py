@@ -18,7 +18,6 @@ from jobs.options import (
     Settings,
     Source,
     Tracking,
-    Workers,
     day,
     finish,
     number_of_workers,
@@ -94,7 +93,7 @@ def adapt(
         bool, typer.Option("--reset-periods", help="Adapt a daily model to weekly data, or a weekly one to days.")
     ] = False,
     setting: Settings = None,
-    workers: Workers = 0,
+    workers: ElasticWorkers = "0",
     gpu: Gpu = False,
     seed: Annotated[int, typer.Option(help="Seed of new weights and of all sampling.")] = 0,
     until: Annotated[
@@ -112,6 +111,7 @@ def adapt(
 
     \b
     stmp adapt --source runs/first --data data/new-market --lambda 0.01 --out runs/new-market
+    stmp adapt --source models:/stores/3 --data s3://bucket/new --out s3://bucket/runs/new --workers 2:8 --gpu
     stmp adapt --source models:/stores@champion --data data/shop --lambda-extractor inf --lambda-head 0 --out runs/shop
     """
     from jobs.adapt import adapt as job
@@ -119,7 +119,7 @@ def adapt(
     by_group = {"extractor": lambda_extractor, "amortization": lambda_amortization, "head": lambda_head}
     result = job(
         source, data, out, strength=strength, by_group=by_group, reset_periods=reset_periods, settings=setting or [],
-        workers=workers, gpu=gpu, seed=seed, until=day(until), name=name, tracking_uri=tracking_uri,
+        workers=number_of_workers(workers), gpu=gpu, seed=seed, until=day(until), name=name, tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
 

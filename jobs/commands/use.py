@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish, shares
+from jobs.options import DAY, NO, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish, shares
 from stmp.errors import ConfigError
 
 app = typer.Typer()
@@ -45,6 +45,8 @@ def forecast(
 ) -> None:
     """Forecast all regions, and write region, series, date, mean and quantiles as a table.
 
+    A FOLDER/ lacks regions whose planned covariates are not known: _SUCCESS lists them, and the exit code is 3.
+
     \b
     stmp forecast --data data/stores --model runs/first --out forecast.parquet
     stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
@@ -56,6 +58,8 @@ def forecast(
         data, model, out, origin=day(origin), horizon=horizon, known=known, workers=workers, tracking_uri=tracking_uri
     )
     finish(result, json_file)
+    if result["missing"]:
+        raise typer.Exit(NO)
 
 
 @app.command()

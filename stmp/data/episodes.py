@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stmp.config import ModelConfig, TrainConfig
+from stmp.data.features import BLOCK
 from stmp.data.panel import Panel
 
 POOLED_GROUP = 4
@@ -213,9 +214,13 @@ class EpisodeSampler:
 
     def day_counts(self) -> Tensor:
         """Observed training days of each type in this shard, float64 [D]."""
-        observed = self.panel.observed[:, : self.last].any(dim=-1)
-        days = self.panel.day_type[:, : self.last][observed]
-        return torch.bincount(days.cpu(), minlength=self.types).double()
+        counts = torch.zeros(self.types, dtype=torch.float64)
+        for first in range(0, self.panel.shape[0], BLOCK):
+            block = slice(first, first + BLOCK)
+            observed = self.panel.observed[block, : self.last].any(dim=-1)
+            days = self.day_type[self.panel.calendar_index[block], : self.last][observed]
+            counts += torch.bincount(days.cpu(), minlength=self.types)
+        return counts
 
     def set_type_weights(self, counts: Tensor) -> None:
         """Draw day types by their number over all workers, raised to the temperature."""

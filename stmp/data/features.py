@@ -26,6 +26,9 @@ OFFSET = 0.1
 MIN_LEVEL = 1e-6
 ZSCORE_LIMIT = 5.0
 
+BLOCK = 256
+"""Regions that are looked at together where all of a shard's are: what is made of all at once must fit into memory."""
+
 Reduce = Callable[[Tensor, str], Tensor]
 """Combines a tensor over the workers by ``sum``, ``max`` or ``min``; the identity for one worker."""
 
@@ -69,14 +72,10 @@ class Schema:
     @classmethod
     def fit(cls, panel: Panel, end: int, reduce: Reduce = alone) -> Schema:
         """Fit on the periods before index `end` of a shard, combining the shards by `reduce`."""
-        known = _fit_covariates(panel.known[:, :end].flatten(0, 1), reduce)
+        known = _fit_covariates(panel.known[:, :end], reduce)
         static = _fit_covariates(_signed_log(panel.static), reduce, allow_log=False)
-        observed = panel.observed[:, :end]
-        sums = (panel.sales[:, :end].double() * observed).sum(dim=1)  # [R, G]
-        counts = observed.sum(dim=1)
-        sold = (counts > 0) & (sums > 0)
-        logs = torch.where(sold, (sums / counts.clamp(min=1)).clamp(min=MIN_LEVEL).log(), 0.0).sum(dim=0)
-        totals = reduce(torch.stack([logs, sold.sum(dim=0).double()]), "sum")
+        blocks = zip(panel.sales[:, :end].split(BLOCK), panel.observed[:, :end].split(BLOCK), strict=True)
+        totals = reduce(torch.stack([_log_levels(*block) for block in blocks]).sum(dim=0), "sum")
         level = (totals[0] / totals[1].clamp(min=1)).exp()
         return cls(
             frequency=panel.frequency,
@@ -425,29 +424,50 @@ class _Scales(NamedTuple):
     missing: tuple[float, ...]
 
 
+def _log_levels(sales: Tensor, observed: Tensor) -> Tensor:
+    """Of some regions, [R, T, G] each: the sum of the logarithms of their mean sales, and their number; [2, G]."""
+    sums = (sales.double() * observed).sum(dim=1)  # [R, G]
+    counts = observed.sum(dim=1)
+    sold = (counts > 0) & (sums > 0)
+    logs = torch.where(sold, (sums / counts.clamp(min=1)).clamp(min=MIN_LEVEL).log(), 0.0).sum(dim=0)
+    return torch.stack([logs, sold.sum(dim=0).double()])
+
+
 def _fit_covariates(values: Tensor, reduce: Reduce, allow_log: bool = True) -> _Scales:
-    """How to scale each column of [N, K] values with NaN."""
-    if values.shape[1] == 0:
+    """How to scale each column of values with NaN, [R, K] or [R, T, K]."""
+    if values.shape[-1] == 0:
         return _Scales((), (), (), ())
+    measured = [_moments(block.flatten(0, -2)) for block in values.split(BLOCK)]
+    sums, high, low = (torch.stack(part) for part in zip(*measured, strict=True))
+    number, *sums_of = reduce(sums.sum(dim=0), "sum").unbind()
+    high, low = reduce(high.amax(dim=0), "max"), reduce(low.amin(dim=0), "min")
 
-    def moments(columns: Tensor) -> tuple[Tensor, Tensor]:
-        finite = columns.isfinite()
-        clean = columns.nan_to_num(0.0).double()
-        sums = reduce(torch.stack([finite.sum(dim=0).double(), clean.sum(dim=0), (clean**2).sum(dim=0)]), "sum")
-        mean = sums[1] / sums[0].clamp(min=1)
-        return mean, (sums[2] / sums[0].clamp(min=1) - mean**2).clamp(min=0).sqrt()
+    def mean_and_spread(total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+        mean = total / number.clamp(min=1)
+        return mean, (squares / number.clamp(min=1) - mean**2).clamp(min=0).sqrt()
 
-    finite = values.isfinite()
-    high = reduce(torch.where(finite, values, -torch.inf).amax(dim=0).double(), "max")
-    low = reduce(torch.where(finite, values, torch.inf).amin(dim=0).double(), "min")
-    mean, spread = moments(values)
-    log_mean, log_spread = moments(_signed_log(values))
-    # A price of cents lies between 0 and 1 too, and is no answer to a question of yes or no.
-    between = reduce((finite & (values != 0) & (values != high)).any(dim=0).double(), "max")
-    binary = (between == 0) & (low >= 0) & (high <= 1)
+    total, squares, *_ = sums_of
+    mean, spread = mean_and_spread(total, squares)
+    log_mean, log_spread = mean_and_spread(*sums_of[2:])
+    # A price of cents lies between 0 and 1 too, and is no answer to a question of yes or no. Of values from 0 to the
+    # highest, v^2 = highest * v holds at the two ends alone.
+    two_valued = high * total - squares <= 1e-6 * high * total
+    binary = (low >= 0) & (high <= 1) & two_valued
     wide = (torch.maximum(high - mean, mean - low) > 8 * spread) & ~binary & allow_log
     center = torch.where(binary, 0.0, torch.where(wide, log_mean, mean))
     scale = torch.where(binary, 1.0, torch.where(wide, log_spread, spread))
     scale = torch.where(scale > 0, scale, 1.0)
     missing = torch.where(binary, mean, 0.0)
     return _Scales(tuple(center.tolist()), tuple(scale.tolist()), tuple(wide.tolist()), tuple(missing.tolist()))
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the columns of [N, K]: their number of values, sums and sums of squares, the last two of the logarithms too,
+    as [5, K]; and the highest and lowest values [K]. All float64."""
+    finite = values.isfinite()
+    sums = [finite.sum(dim=0).double()]
+    for columns in (values, _signed_log(values)):
+        clean = columns.nan_to_num(0.0).double()
+        sums += [clean.sum(dim=0), (clean**2).sum(dim=0)]
+    high, low = torch.where(finite, values, -torch.inf), torch.where(finite, values, torch.inf)
+    return torch.stack(sums), high.amax(dim=0).double(), low.amin(dim=0).double()

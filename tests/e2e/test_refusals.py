@@ -53,8 +53,9 @@ def test_a_folder_that_is_no_dataset(stmp: Stmp) -> None:
         assert "no dataset" in stmp.refused(*command)
 
 
-def test_workers_that_are_no_number(stmp: Stmp) -> None:
-    assert "such as 2:8" in stmp.refused("train", "--data", "data", "--out", "r", "--workers", "2:many")
+@pytest.mark.parametrize("command", [("train",), ("adapt", "--source", "r"), ("retrain",)], ids=lambda c: c[0])
+def test_workers_that_are_no_number(stmp: Stmp, command: tuple[str, ...]) -> None:
+    assert "such as 2:8" in stmp.refused(*command, "--data", "data", "--out", "r", "--workers", "2:many")
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from stmp_platform.registry import register, set_alias
 from stmp_platform.serve import connect, free_port
 from stmp_platform.settings import Settings
 from tests.e2e.conftest import Stmp
+from tests.retraining import EASY, SETTINGS
 from tests.serving import make_data, make_model
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -86,7 +87,7 @@ def until(is_so: Callable[[], bool], limit_s: float = 60.0, alive: subprocess.Po
     """Wait until something is so; an address that does not answer yet is not."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        assert alive is None or alive.poll() is None, "the server has ended"
+        assert alive is None or alive.poll() is None, alive.communicate()[1] if alive else ""
         with contextlib.suppress(urllib.error.URLError, OSError):
             if is_so():
                 return
@@ -195,3 +196,26 @@ def test_a_killed_replica_fails_no_request_and_comes_back_with_all_that_was_answ
         "ready": True, "model_version": version, "sequence": sequence + 1, "error": None,
     }  # fmt: skip
     assert served.get("/v1/regions/R000005?history=1")["history"][0]["sales"] == [12.0]
+
+
+def test_a_retraining_rolls_its_champion_out_under_load(served: Served) -> None:
+    """As each night: trained, judged, promoted, and answering, while visitors ask; repeated, it does nothing."""
+    rules = served.stmp.folder / "rules.yaml"
+    rules.write_text(json.dumps(EASY))
+    command = [
+        "retrain", "--data", "data", "--out", "retrainings", "--name", "night", "--today", "2023-01-15",
+        "--rules", str(rules), "--hold-out", "20", "--url", served.url, "--dashboard", served.dashboard,
+        *(part for setting in SETTINGS for part in ("--set", setting)),
+    ]  # fmt: skip
+    before, replicas = served.get("/v1/model")["model_version"], served.replicas()
+    with asking(served) as answers:
+        done = served.stmp.json(*command, **served.env)
+        asked_before = len(answers)
+        until(lambda: len(answers) > asked_before + 4)
+    assert (done["status"], done["version"]) == ("promoted", "night/1")
+    assert done["steps"]["rollout"]["before"] == f"models:/{before}"
+    assert list(done["steps"]["rollout"]["replicas"].values()) == ["night/1"]
+    assert set(answers) == {(before, 2), ("night/1", 2)}, "a request failed"
+    assert answers[-1] == ("night/1", 2) and served.replicas() == replicas
+    again = served.stmp.json(*command, **served.env)
+    assert again["did"] == [] and again["steps"] == done["steps"]

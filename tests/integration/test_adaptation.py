@@ -166,6 +166,7 @@ def test_what_cannot_be_adapted_is_told_before_anything_is_written(
         (("--set", "validation.periods=0"), "validation.periods"),
         (("--until", "1999-01-01"), "1999-01-01"),
         (("--data", "nothing"), "is no dataset"),
+        (("--workers", "1:10"), "Use 9 workers or fewer"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(

@@ -13,10 +13,14 @@ import pytest
 from jobs import batch
 from jobs import forecast as job
 from jobs.batch import Batch
+from jobs.cli import run
 from stmp.errors import ConfigError, DataError
+from stmp_platform.dataset import ingest
+from stmp_platform.dataset.sources.prepare import prepare_source
 from stmp_platform.files import Folder
 from stmp_platform.forecast_id import ForecastId
 from stmp_platform.monitoring.log import read_log
+from tests.serving import HORIZON
 
 KEY = ["region", "series", "date"]
 
@@ -79,16 +83,16 @@ def test_a_forecast_that_died_goes_on_and_is_made_once(
     storage: str,
 ) -> None:
     out = str(tmp_path / "f") if storage == "disk" else f"memory://{tmp_path.name}"
-    whole, made = Batch.frame, list[int]()
+    whole, made = Batch.part, list[int]()
 
-    def dying(self: Batch, forecaster: Any, shard: int) -> pd.DataFrame:
+    def dying(self: Batch, forecaster: Any, shard: int) -> tuple[pd.DataFrame, dict[str, str]]:
         if shard == 2 and 2 not in made:
             made.append(shard)
             raise KeyboardInterrupt
         made.append(shard)
         return whole(self, forecaster, shard)
 
-    monkeypatch.setattr(Batch, "frame", dying)
+    monkeypatch.setattr(Batch, "part", dying)
     with pytest.raises(KeyboardInterrupt):
         job.forecast(shop, str(first_model), f"{out}/")
     folder = Folder(out)
@@ -102,6 +106,72 @@ def test_a_forecast_that_died_goes_on_and_is_made_once(
     pd.testing.assert_frame_equal(
         pd.concat(frames).sort_values(KEY, ignore_index=True), one_file, check_exact=False, rtol=1e-5
     )
+
+
+@pytest.fixture(scope="module")
+def half_planned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a city of twelve regions, where plans are unknown of one of the first five and of all the next five."""
+    folder = tmp_path_factory.mktemp("half")
+    spec = Path(prepare_source("synthetic", folder / "raw", regions=12, years=1.2, seed=3, future_days=HORIZON))
+    sales = pd.read_parquet(spec.parent / "sales.parquet")
+    late = sales["sales"].isna() & (sales["date"] > sales.loc[sales["sales"].notna(), "date"].max())
+    sales[~(late & sales["region_id"].isin(UNPLANNED))].to_parquet(spec.parent / "sales.parquet")
+    ingest(str(spec), str(folder / "data"))
+    return str(folder / "data")
+
+
+UNPLANNED = ["R000002", *(f"R{number:06d}" for number in range(5, 10))]
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_regions_of_unknown_plans_are_listed_and_the_others_forecast(
+    ray_here: None,
+    half_planned: str,
+    first_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    workers: str,
+) -> None:
+    out, asked = f"{tmp_path}/f/", ["forecast", "--data", half_planned, "--model", str(first_model), "--out"]
+    for _ in range(2):
+        assert run([*asked, out, "--workers", workers, "--json", str(tmp_path / "told.json")]) == 3
+        told = capsys.readouterr()
+        assert "of 6 of 12 regions" in told.out
+        assert "6 of 12 regions could not be forecast (R000002: no value of promo, price, open for 10 d" in told.err
+        assert "--known FILE" in told.err and f"are in {out}_SUCCESS" in told.err
+    missing = json.loads(Path(out, "_SUCCESS").read_text())["missing"]
+    assert list(missing) == UNPLANNED and json.loads((tmp_path / "told.json").read_text())["missing"] == missing
+    others = sorted({f"R{number:06d}" for number in range(12)} - set(UNPLANNED))
+    job.forecast(half_planned, str(first_model), str(tmp_path / "f.parquet"), regions=others)
+    pd.testing.assert_frame_equal(in_order(out), in_order(str(tmp_path / "f.parquet")), rtol=1e-5)
+    assert len(read_log(out)[0]) == len(in_order(out)), "a part without any row hides no other"
+
+
+def test_a_file_lacks_no_region(half_planned: str, first_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="in 1 of 2 rows, such as R000002"):
+        job.forecast(half_planned, str(first_model), str(tmp_path / "f.csv"), regions=["R000001", "R000002"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_no_region_can_be_forecast_nothing_is_left_in_the_way(
+    half_planned: str, first_model: Path, tmp_path: Path
+) -> None:
+    out = f"{tmp_path}/f/"
+    with pytest.raises(DataError, match=r"Nothing was forecast. 2 of 2 regions .*R000005: no value"):
+        job.forecast(half_planned, str(first_model), out, regions=UNPLANNED[:2])
+    assert not list(Path(out).iterdir())
+    assert job.forecast(half_planned, str(first_model), out, regions=["R000001"])["missing"] == {}
+
+
+def test_another_forecast_is_replaced_only_where_that_is_asked_for(
+    shop: str, first_model: Path, second_model: Path, tmp_path: Path
+) -> None:
+    out = f"{tmp_path}/f/"
+    job.forecast(shop, str(first_model), out)
+    with pytest.raises(ConfigError, match="another forecast"):
+        job.forecast(shop, str(second_model), out, regions=["R000001"])
+    job.forecast(shop, str(second_model), out, regions=["R000001"], replace=True)
+    assert set(in_order(out)["region"]) == {"R000001"}
 
 
 def test_regions_can_be_chosen(shop: str, first_model: Path, one_file: pd.DataFrame, tmp_path: Path) -> None:

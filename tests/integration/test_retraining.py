@@ -9,11 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas as pd
 import pytest
 
@@ -21,17 +22,19 @@ import stmp_platform.report
 from jobs import pipeline
 from jobs.backtest import backtest
 from jobs.cli import run
+from jobs.forecast import forecast
 from jobs.prune import prune
 from jobs.trace import trace
 from stmp.errors import DataError, RegistryError, TrackingError
 from stmp.forecaster import Forecaster
+from stmp_platform import training
 from stmp_platform.dataset import ingest
 from stmp_platform.files import Folder
 from stmp_platform.registry import get_alias, list_versions, register, resolve
 from stmp_platform.retraining import Lease, lock
 from stmp_platform.tracking import client
 from stmp_platform.tracking.record import RunRecord
-from tests.retraining import AHEAD, CLOSED, EASY, OPENED, SETTINGS, deliveries, go, no_backtest, plain_report
+from tests.retraining import AHEAD, CLOSED, EASY, LATE, OPENED, SETTINGS, deliveries, go, no_backtest, plain_report
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def killed(ingested: Place, root: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def first(patched: pytest.MonkeyPatch, ingested: Place) -> tuple[Place, dict[str, Any]]:
-    """The first retraining of all, without a champion, by one process."""
+    """The first retraining of all, without a champion and with a region of unknown plans, by one process."""
     patched.setenv("STMP_HOME", str(ingested.folder))
     patched.delenv("MLFLOW_TRACKING_URI", raising=False)
     return ingested, ingested.go()
@@ -100,9 +103,17 @@ def first(patched: pytest.MonkeyPatch, ingested: Place) -> tuple[Place, dict[str
 
 @pytest.fixture(scope="module")
 def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], list[str]]:
-    """The next one, when the second delivery has come, and an API is there."""
+    """The next one, when the second delivery has come, and an API and a cluster are there."""
     place, _ = first
     rolled: list[str] = []
+    asked: list[Any] = []
+
+    def without_ray(job: Callable[..., Any]) -> Callable[..., Any]:
+        def go_here(*given: Any, workers: Any, **named: Any) -> Any:
+            asked.append(workers)
+            return job(*given, workers=0, **named)
+
+        return go_here
 
     def roll(model: str, **_: Any) -> dict[str, Any]:
         rolled.append(model)
@@ -111,7 +122,10 @@ def second(first: tuple[Place, dict[str, Any]]) -> tuple[Place, dict[str, Any], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "rollout", roll)
         patch.setattr(pipeline, "backtest", backtest)
-        result = place.go(new=place.second, means={"url": "http://127.0.0.1:1"})
+        patch.setattr(training, "train", without_ray(training.train))
+        patch.setattr(pipeline, "forecast", without_ray(forecast))
+        result = place.go(new=place.second, means={"url": "http://127.0.0.1:1", "workers": (1, 2)})
+    assert asked == [(1, 2), 2], "the training is elastic, and the forecasts take all that comes"
     return place, result, rolled
 
 
@@ -134,7 +148,7 @@ def test_without_a_champion_one_is_trained_from_scratch(first: tuple[Place, dict
     assert result["steps"]["plan"]["reasons"] == ["there is no champion"]
     assert get_alias("city", "champion") == "1"
     frame = pd.read_parquet(result["steps"]["forecast"]["out"])
-    assert len(frame) == result["steps"]["forecast"]["rows"] == 11 * AHEAD
+    assert len(frame) == result["steps"]["forecast"]["rows"] == 10 * AHEAD
     assert "champion" in Path(result["report"]).read_text()
 
 
@@ -163,6 +177,33 @@ def test_a_retraining_that_is_killed_in_every_step_ends_the_same(
     monkeypatch.setenv("STMP_HOME", str(place.folder))
     (version,) = list_versions("city")
     assert version.aliases == ("champion",)
+
+
+def test_a_region_of_unknown_plans_is_told_wherever_the_retraining_is(
+    first: tuple[Place, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, result = first
+    assert list(result["missing"]) == [LATE] == list(result["steps"]["forecast"]["missing"])
+    told = "1 of 11 regions could not be forecast (R000007: no value of promo, price, open for 10 days"
+    assert told in Path(result["report"]).read_text()
+    assert place.go()["missing"] == result["missing"] and told in capsys.readouterr().err
+    client = mlflow.MlflowClient(f"sqlite:///{place.folder / 'mlflow.db'}")
+    run_id = json.loads(Path(result["out"], "run.json").read_text())["mlflow_run_id"]
+    record = json.loads(Path(client.download_artifacts(run_id, "steps/8-forecast.json")).read_text())
+    assert record["outputs"]["missing"] == result["missing"]
+
+
+def test_plans_that_are_given_later_make_the_forecast_whole(
+    first: tuple[Place, dict[str, Any]], tmp_path: Path
+) -> None:
+    place, result = first
+    days = pd.read_parquet(result["steps"]["forecast"]["out"])["date"].unique()
+    plans = pd.DataFrame({"region_id": LATE, "date": days, "promo": 0, "price": 10.0, "open": 1})
+    plans.to_csv(tmp_path / "plans.csv", index=False)
+    whole = place.go(means={"known": str(tmp_path / "plans.csv")})
+    assert (whole["did"], whole["missing"]) == (["forecast", "report"], {})
+    assert pd.read_parquet(whole["steps"]["forecast"]["out"])["region"].nunique() == 11
+    assert "could not be forecast" not in Path(whole["report"]).read_text()
 
 
 def test_new_data_are_learned_from_the_champion_and_regions_come_and_go(
@@ -337,6 +378,8 @@ def test_commands_of_the_page_run(
         (("--set", "train.max_step=5"), "max_step"),
         (("--rules", "none.yaml"), "none.yaml cannot be read"),
         (("--hold-out", "400"), "Set --hold-out lower"),
+        (("--workers", "3:2"), "such as 2:8"),
+        (("--known", "none.csv"), "none.csv cannot be read"),
         (("--horizon", "30"), "Give fewer by --horizon"),
     ],
 )

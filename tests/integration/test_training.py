@@ -7,8 +7,10 @@ import logging
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.train import train as train_panel
-from stmp_platform.dataset.storage import read_panel
+from stmp_platform.dataset import ingest, load_manifest, mapped
+from stmp_platform.dataset.sources.prepare import prepare_source
+from stmp_platform.dataset.storage import read_panel, region_names
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.tracking import MetricsLog
@@ -256,3 +261,54 @@ def test_a_training_on_object_storage_dies_and_goes_on(
     assert folder.names("checkpoints") == ["step-00000020", "step-00000024"]
     assert go(city, out, settings=settings).finished_before
     assert MetricsLog(out, settings).steps() == [4, 8, 12, 16, 20, 24]
+
+
+@pytest.fixture(scope="module")
+def two_items(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the dataset of a city with two series, whose regions follow several calendars."""
+    folder = tmp_path_factory.mktemp("two_items")
+    ingest(prepare_source("synthetic", folder / "raw", regions=14, years=1.5, series=["a", "b"]), str(folder / "data"))
+    return str(folder / "data")
+
+
+@pytest.mark.parametrize("dataset", ["city", "two_items"])
+def test_a_shard_larger_than_memory_trains_the_same(
+    dataset: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = request.getfixturevalue(dataset)
+    monkeypatch.setattr(mapped, "BLOCK_BYTES", 100_000)  # some regions at a time
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    models = {}
+    for memory in ("", "0"):
+        monkeypatch.setenv("STMP_SHARD_MEMORY_GB", memory)
+        with caplog.at_level(logging.INFO, "stmp.training"):
+            models[memory] = Path(go(data, tmp_path / f"out{memory}").model)
+        assert ("it is mapped from disk" in caplog.text) == bool(memory)
+    for name in ("weights.safetensors", "forecaster.json"):
+        assert (models[""] / name).read_bytes() == (models["0"] / name).read_bytes()
+    assert not list(tmp_path.glob("stmp-shard-*"))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_mapped_panel_is_the_panel(two_items: str, monkeypatch: pytest.MonkeyPatch, split: bool) -> None:
+    monkeypatch.setattr(mapped, "BLOCK_BYTES", 100_000)
+    names = region_names(two_items)[2:11]
+    panel, of = mapped.read_mapped(two_items, names, split)
+    expected = read_panel(two_items, regions=names)
+    assert of.tolist() == (expected.series_rows()[0].tolist() if split else list(range(9)))
+    expected = expected.split_series() if split else expected
+    for field in fields(Panel):
+        one, other = getattr(panel, field.name), getattr(expected, field.name)
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == other.dtype and torch.equal(one.nan_to_num(-1.0), other.nan_to_num(-1.0)), field.name
+        elif field.name == "calendar":
+            assert all(np.array_equal(vars(one)[name], vars(other)[name]) for name in vars(one))
+        else:
+            assert np.array_equal(one, other), field.name
+    sizes = mapped.panel_bytes(load_manifest(two_items), 9, split)
+    held = sum(getattr(panel, name).numel() * getattr(panel, name).element_size() for name in mapped.FIELDS)
+    assert held <= sizes <= 1.6 * held

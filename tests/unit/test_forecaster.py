@@ -174,6 +174,9 @@ def test_several_series_keep_their_places(handling: str) -> None:
     large = replace(panel, sales=panel.sales * torch.tensor([1.0, 100.0, 1.0]))
     scaled = model.predict(large, "2024-03-27", 4)
     np.testing.assert_allclose(scaled.mean, forecast.mean * [1, 100, 1], rtol=2e-3)
+    known = panel.known.clone()
+    known[3, panel.index_of("2024-03-29"), panel.known_names.index("promo@s1")] = float("nan")
+    assert list(model.without_future(replace(panel, known=known), "2024-03-27", 4)) == ["r03"], "of one of its series"
 
 
 def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, tmp_path: Path) -> None:
@@ -232,8 +235,20 @@ def test_unknown_future_covariates_are_an_error(panel: Panel) -> None:
     model = stmp.train(panel, Config.from_mapping({}, TINY), until="2024-04-30")
     known = panel.known.clone()
     known[3, panel.index_of("2024-05-12")] = float("nan")
-    with pytest.raises(DataError, match=r"\['promo'\] have no value for 1 days from 2024-05-12"):
-        model.predict(replace(panel, known=known), "2024-05-10", 7)
+    gappy = replace(panel, known=known)
+    with pytest.raises(
+        DataError, match=r"no value of promo for 1 days from 2024-05-12 .* in 1 of 12 rows, such as r03"
+    ):
+        model.predict(gappy, "2024-05-10", 7)
+    missing = model.without_future(gappy, "2024-05-10", 7)
+    assert missing == {"r03": "no value of promo for 1 days from 2024-05-12 to 2024-05-12"}
+    others = np.delete(np.arange(12), 3)
+    expected = model.predict(panel, "2024-05-10", 7).mean[others]
+    np.testing.assert_allclose(model.predict(gappy.select(others), "2024-05-10", 7).mean, expected, rtol=1e-5)
+
+
+def test_no_region_is_no_forecast_and_no_error(model: stmp.Forecaster, panel: Panel) -> None:
+    assert model.predict(panel.select([]), "2024-05-10", 7).mean.shape == (0, 7, 1)
 
 
 def test_the_mean_of_quantiles() -> None:

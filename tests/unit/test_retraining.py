@@ -13,13 +13,38 @@ import pytest
 
 import stmp
 from stmp.data.panel import Panel
-from stmp.errors import ConfigError
+from stmp.errors import ConfigError, RegistryError
 from stmp.learning.transfer import adaptation_config
 from stmp_platform.files import Folder
-from stmp_platform.retraining import Busy, Event, Lease, Steps, lock, records
+from stmp_platform.retraining import Busy, Event, Lease, Steps, lock, patience, records
 from stmp_platform.retraining.lock import LOCK, Lost
 from stmp_platform.retraining.plan import changed_columns, due, reasons_for_scratch
 from tests.training import small_config, small_panel
+
+# A store that is away
+
+
+def test_a_store_that_is_away_is_waited_for_and_one_that_says_no_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_S", 0.01)
+    asked: list[Exception | None] = []
+
+    def ask(error: Exception | None, cause: Exception | None, times: int) -> int:
+        asked.append(error)
+        if len(asked) <= times and error is not None:
+            raise error from cause
+        return len(asked)
+
+    away = RegistryError("no answer")
+    assert patience.patiently(lambda: ask(away, ConnectionError(), 3), 30) == 4
+    asked.clear()
+    with pytest.raises(RegistryError, match="no answer"):
+        patience.patiently(lambda: ask(away, ConnectionError(), 99), 0.1)
+    assert 2 <= len(asked) < 10, "for no longer than it may"
+    asked.clear()
+    with pytest.raises(RegistryError, match="no such version"):
+        patience.patiently(lambda: ask(RegistryError("no such version"), None, 99), 30)
+    assert len(asked) == 1
+
 
 # One at a time
 

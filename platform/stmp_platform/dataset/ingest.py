@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from stmp.errors import ConfigError, DataError, StmpError
 from stmp_platform.dataset.manifest import DataFile, FactTable, Manifest, load_manifest, save_manifest
 from stmp_platform.dataset.plan import OldTables, Plan, make_plan, regions_table
 from stmp_platform.dataset.raw import Engine, list_sql
+from stmp_platform.dataset.scratch import scratch_folder
 from stmp_platform.dataset.spec import DatasetSpec, load_spec
 from stmp_platform.dataset.storage import Reader
 from stmp_platform.dataset.survey import Survey
@@ -76,7 +75,7 @@ def ingest(
         _check_same_roles(old.spec, spec)
     previous = old or _manifest_that_is_there(out_uri)
     generation = f"{DATA}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    with _workspace(folder) as work:
+    with scratch_folder(folder) as work:
         engine = Engine(work, memory_limit, threads)
         try:
             plan = make_plan(engine, spec, old, _old_tables(engine, folder, old), revise)
@@ -237,21 +236,6 @@ def _old_tables(engine: Engine, folder: Folder, old: Manifest | None) -> OldTabl
 
 
 # --- all or nothing ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _workspace(folder: Folder) -> Iterator[Path]:
-    """A local folder for what does not fit into memory: beside the output if that is local, where there is room."""
-    beside = None
-    if folder.local:
-        parent = Path(folder.path).absolute().parent
-        if parent.is_dir() and os.access(parent, os.W_OK):
-            beside = parent
-    work = Path(tempfile.mkdtemp(prefix=".stmp-ingest-", dir=beside))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def read_panel(
     shape = (len(frame), axis.length)
 
     roles: tuple[Role, Role] = ("past", "known")
-    layout = {role: _layout(manifest.of_role(role), manifest.series) for role in roles}
+    layout = {role: layout_of(manifest.of_role(role), manifest.series) for role in roles}
     blocks = {role: np.full((*shape, len(names)), np.nan, np.float32) for role, (names, _) in layout.items()}
     sales = np.full((*shape, len(manifest.series)), np.nan, np.float32)
     targets = {manifest.of_role("target")[0].name: sales}
@@ -236,7 +236,7 @@ def axis_of(manifest: Manifest, end: date | str | np.datetime64 | None) -> Axis:
     return Axis(first, manifest.frequency, min(history, length), length)
 
 
-def _layout(columns: Sequence[Column], series: Sequence[str]) -> tuple[tuple[str, ...], dict[str, slice]]:
+def layout_of(columns: Sequence[Column], series: Sequence[str]) -> tuple[tuple[str, ...], dict[str, slice]]:
     """Names of the panel's columns, and which of them come from each column of the dataset."""
     names: list[str] = []
     places = {}

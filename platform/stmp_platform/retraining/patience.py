@@ -1,4 +1,4 @@
-"""Waiting for a registry that does not answer, as long as a training waits for it at its end."""
+"""Waiting for a tracking store or registry that does not answer, as long as a training waits for it at its end."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from stmp.errors import RegistryError
+from stmp.errors import RegistryError, TrackingError
+from stmp_platform.tracking.client import unanswered
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-LONGEST_S = 10.0
-"""Between two attempts."""
+FIRST_S, LONGEST_S = 1.0, 10.0
+"""Between two attempts: the pause doubles from one to the other."""
 
 
 def patiently(ask: Callable[[], Answer], limit_s: float) -> Answer:
-    """Ask again and again while the registry does not answer.
+    """Ask again and again while the store does not answer.
 
     Raises
     ------
-    RegistryError
-        The last one, after the limit.
+    RegistryError, TrackingError
+        The last one, after the limit; at once, where the store has answered.
     """
-    deadline, pause = time.monotonic() + limit_s, 1.0
+    deadline, pause = time.monotonic() + limit_s, FIRST_S
     while True:
         try:
             return ask()
-        except RegistryError as error:
-            if time.monotonic() + pause > deadline:
+        except (RegistryError, TrackingError) as error:
+            if not unanswered(error) or time.monotonic() + pause > deadline:
                 raise
-            if pause == 1.0:
+            if pause == FIRST_S:
                 logger.warning("It is tried again for up to %.0f s: %s", limit_s, error)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_S)

@@ -127,6 +127,12 @@ def not_found(error: StmpError) -> bool:
     return getattr(error.__cause__, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
 
 
+def unanswered(error: StmpError) -> bool:
+    """Whether the store was away or failed, so that the same may go well another time."""
+    cause = error.__cause__
+    return cause is not None and not isinstance(cause, StmpError) and not not_found(error)
+
+
 def _reason(error: BaseException) -> str:
     text = redact(" ".join(str(error).split()))
     if "Max retries exceeded" in text or "Failed to establish a new connection" in text:

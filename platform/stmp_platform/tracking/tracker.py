@@ -140,7 +140,7 @@ class Tracker:
         state = Forwarded.read(self._folder, self.settings.shown_uri)
         warning = (
             f"The tracking store has not got everything: {problem} Nothing is lost: the metrics are in {self.log.uri}. "
-            f"Send them when the store is back with `stmp track --out {self._folder.uri}`, or repeat the train command."
+            f"Send them when the store is back with `stmp track --out {self._folder.uri}`, or repeat the command."
         )
         if status != "FINISHED":  # the caller is raising its own error, and shows no outcome
             logger.warning(warning)

@@ -66,7 +66,7 @@ def adapt(
     out: str,
     overrides: Sequence[str] = (),
     seed: int = 0,
-    workers: int = 0,
+    workers: int | tuple[int, int] = 0,
     gpu: bool = False,
     until: DateLike | None = None,
     settings: Settings | None = None,

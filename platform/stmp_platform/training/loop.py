@@ -10,19 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from stmp.errors import ConfigError, DataError
+from stmp.errors import ConfigError
 from stmp.forecaster import Forecaster
-from stmp.learning.meta import MetaTrainer, Shard, run
-from stmp.learning.validation import Split
+from stmp.learning.meta import MetaTrainer, run
 from stmp.learning.workers import Workers
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.tracking import MetricsLog
 from stmp_platform.training.checkpoints import open_checkpoints, publish
 from stmp_platform.training.job import MODEL, MODEL_MARKER, Job
+from stmp_platform.training.shard import load_shard
 
 logger = logging.getLogger("stmp.training")
 
@@ -40,7 +39,7 @@ def train_loop(job: Job, settings: Settings, device: torch.device) -> int:
     """
     workers = Workers()
     begin = time.perf_counter()
-    shard, trained = load_shard(job, workers, device)
+    shard, trained = load_shard(job, workers, device, settings)
     until, source = shard.panel.index_of(job.until) + 1, load_source(job, settings)
     trainer = MetaTrainer(shard, job.config, seed=job.seed, until=until, workers=workers, source=source)
     if workers.rank == 0 and trainer.inheritance is not None:
@@ -64,37 +63,6 @@ def load_source(job: Job, settings: Settings) -> Forecaster | None:
         return None
     with tempfile.TemporaryDirectory(prefix="stmp-source-") as scratch:
         return Forecaster.load(Folder(job.source, settings).download("", Path(scratch)))
-
-
-def load_shard(job: Job, workers: Workers, device: torch.device) -> tuple[Shard, tuple[str, ...]]:
-    """A worker's regions, and the names of all that are trained on.
-
-    Raises
-    ------
-    DataError
-        If the dataset is not the one that the training began with.
-    """
-    from stmp_platform.dataset.storage import read_panel, region_names
-
-    names = region_names(job.data, job.since)
-    train, positions, scored, held_out = Shard.plan(len(names), job.config, workers.rank, workers.size)
-    mine = np.union1d(train, scored)
-    panel = read_panel(job.data, regions=[names[i] for i in mine])
-    if panel.fingerprint != job.fingerprint:
-        raise DataError(
-            f"The dataset {job.data} has changed since this training began (fingerprint {panel.fingerprint}, was "
-            f"{job.fingerprint}). Train into another --out."
-        )
-    panel = panel.to(device)
-    trained = Split.of(len(names), job.config.validation.regions).train
-    shard = Shard(
-        panel=panel.select(np.searchsorted(mine, train)),
-        positions=positions,
-        regions=len(trained),
-        validation=panel.select(np.searchsorted(mine, scored)),
-        held_out=held_out,
-    )
-    return shard, tuple(names[i] for i in trained)
 
 
 class Reporter:

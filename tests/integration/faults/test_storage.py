@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from stmp.errors import DataError, TrainingError
 from stmp_platform.dataset import ingest, read_panel
 from stmp_platform.dataset.manifest import Manifest, load_manifest
+from stmp_platform.dataset.scratch import scratch_folder
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
 from stmp_platform.training import train
@@ -185,6 +187,43 @@ def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(shop: str, tmp_pa
     assert len(read_panel(str(copy)).regions) == before.regions
     assert ingest(raw, str(copy)).fingerprint != before.fingerprint
     assert len(list((copy / "data").iterdir())) == 2, "what the killed one had written is gone"
+
+
+@pytest.mark.parametrize("storage", ["disk", "objects"])
+def test_the_scratch_of_a_killed_ingest_goes_with_the_next_one_and_that_of_a_living_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    raw, out = shops().write(tmp_path / "raw"), str(tmp_path / "data") if storage == "disk" else "memory://scratch/data"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def left() -> list[Path]:
+        return sorted(tmp_path.glob(".stmp-ingest-*"))
+
+    def kill_one() -> Path:
+        before = set(left())
+        killed = subprocess.run([sys.executable, "-c", DYING, raw, out], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        (scratch,) = set(left()) - before
+        return scratch
+
+    kill_one()
+    with scratch_folder(Folder(out)) as living:
+        ingest(raw, out)
+        assert left() == [living]
+        spoilt = shops()
+        spoilt.tables["sales"]["units"] = "many"
+        with pytest.raises(DataError):
+            ingest(spoilt.write(tmp_path / "spoilt"), out)
+        assert left() == [living]
+    # What another machine is at work on cannot be told from what it has left, until nothing has happened for long.
+    others = kill_one().rename(tmp_path / ".stmp-ingest-another0-abc")
+    ingest(raw, out)
+    assert left() == [others]
+    for path in (*others.rglob("*"), others):
+        os.utime(path, (0, 0))
+    ingest(raw, out)
+    assert left() == []
 
 
 def files_of(manifest: Manifest) -> list[str]:
