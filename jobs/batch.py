@@ -1,8 +1,8 @@
 """Batch forecasts: every region, shard by shard, in this process or as Ray tasks.
 
-A folder of forecasts holds a Parquet part for each shard. ``_plan.json`` is written first and says what the parts are
-of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is written last, and
-says what is there. Readers of Parquet folders pass over names that begin with ``_``.
+A folder of forecasts holds a Parquet part for each shard, and one for totals. ``_plan.json`` is written first and says
+what the parts are of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is
+written last, and says what is there. Readers of Parquet folders pass over names that begin with ``_``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from stmp.errors import ConfigError, StmpError
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
+    from stmp.forecast import Forecast
     from stmp.forecaster import Forecaster
+    from stmp.hierarchy import Totals
     from stmp_platform.dataset.manifest import Manifest
     from stmp_platform.files import Folder
     from stmp_platform.settings import Settings
 
 PART_REGIONS = 500
 """Regions in a part: some seconds of work, and some megabytes."""
-PLAN, SUCCESS = "_plan.json", "_SUCCESS"
+PLAN, SUCCESS, TOTALS = "_plan.json", "_SUCCESS", "part-totals.parquet"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Batch:
     forecast_id : str
     known : KnownTable or None
         Known-future covariates beyond the dataset's.
+    totals : tuple of str or None
+        Columns by whose values regions are added up, beside the total of all; None for no totals.
     """
 
     data: str
@@ -62,6 +66,7 @@ class Batch:
     shards: int
     forecast_id: str
     known: KnownTable | None = None
+    totals: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -74,6 +79,7 @@ class Batch:
         known: KnownTable | None = None,
         regions: Sequence[str] | None = None,
         version: str = "",
+        totals: Sequence[str] | None = None,
     ) -> Batch:
         """All regions of a dataset, or some, in shards of `PART_REGIONS`.
 
@@ -96,6 +102,7 @@ class Batch:
             shards=-(-number // PART_REGIONS),
             forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
             known=known,
+            totals=None if totals is None else tuple(totals),
         )
 
     def panel(self, shard: int) -> Panel:
@@ -107,8 +114,11 @@ class Batch:
 
     def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
         """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
-        frame = forecaster.predict(self.panel(shard), self.origin, self.steps).to_frame()
-        return frame.assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
+        return self.signed(forecaster.predict(self.panel(shard), self.origin, self.steps))
+
+    def signed(self, forecast: Forecast) -> pd.DataFrame:
+        """A forecast as a table that says what it is from."""
+        return forecast.to_frame().assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
 
     def plan(self, manifest: Manifest) -> dict[str, Any]:
         """What makes it different from other forecasts."""
@@ -121,6 +131,7 @@ class Batch:
             "horizon": self.steps,
             "parts": self.shards,
             "regions": len(names) or manifest.regions,
+            **({} if self.totals is None else {"totals": list(self.totals)}),
             "digest": hashlib.sha256("\n".join(names).encode() + bytes(known)).hexdigest()[:16],
         }
 
@@ -139,6 +150,7 @@ def write_folder(
     workers: int,
     settings: Settings,
     bar: Progress,
+    totals: Totals | None = None,
 ) -> dict[str, Any]:
     """Forecast into a folder of parts, or go on with one that was not finished.
 
@@ -146,6 +158,8 @@ def write_folder(
     ----------
     workers : int
         Ray tasks at a time; 0 forecasts in this process.
+    totals : Totals, optional
+        To add the regions up with, into a part of their own.
 
     Returns
     -------
@@ -159,13 +173,14 @@ def write_folder(
     StmpError
         Whatever a forecast raises.
     """
+    from stmp.forecast import Forecast
     from stmp_platform.files import Folder
 
     folder = Folder(out, settings)
     plan, there = batch.plan(manifest), folder.read_json(PLAN)
     if there and there != plan:
-        differ = [key for key in plan if there.get(key) != plan[key]]
-        told = "; ".join(f"{key} was {there.get(key)!r}, now {plan[key]!r}" for key in differ)
+        differ = [key for key in {**there, **plan} if there.get(key) != plan.get(key)]
+        told = "; ".join(f"{key} was {there.get(key)!r}, now {plan.get(key)!r}" for key in differ)
         raise ConfigError(f"{out} holds another forecast: {told}. Choose another --out.")
     done = folder.read_json(SUCCESS)
     if done:
@@ -178,7 +193,13 @@ def write_folder(
         work = _here(batch, forecaster, folder, missing)
     for number, _ in enumerate(work, start=1 + batch.shards - len(missing)):
         bar(number, batch.shards)
-    parts = {part_name(shard): _rows(folder, part_name(shard)) for shard in range(batch.shards)}
+    names = [part_name(shard) for shard in range(batch.shards)]
+    if totals is not None:
+        for name in names:
+            totals.add(Forecast.from_frame(pd.read_parquet(io.BytesIO(folder.read(name)))))
+        folder.write(TOTALS, _parquet(batch.signed(totals.forecast())))
+        names.append(TOTALS)
+    parts = {name: _rows(folder, name) for name in names}
     content = {
         **plan,
         "model_version": forecaster.provenance.version,
