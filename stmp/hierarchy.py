@@ -223,7 +223,7 @@ class Totals:
             shape = (len(self.groups.names), *forecast.mean.shape[1:])
             self.mean = np.zeros(shape)
             self.draws = np.zeros((*shape, DRAWS), dtype=np.float32)
-            self.factors: np.ndarray = self.rng.standard_normal(self.draws.shape, dtype=np.float32)
+            self.factors = self.rng.standard_normal((*shape, DRAWS), dtype=np.float32)
         codes = self.groups.codes(forecast.regions)
         for group in codes:
             np.add.at(self.mean, group, forecast.mean.astype(np.float64))
