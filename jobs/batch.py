@@ -1,11 +1,11 @@
 """Batch forecasts: every region, shard by shard, in this process or as Ray tasks.
 
-A folder of forecasts holds a Parquet part for each shard. ``_plan.json`` is written first and says what the parts are
-of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is written last, and
-says what is there. Readers of Parquet folders pass over names that begin with ``_``.
+A folder of forecasts holds a Parquet part for each shard, and one for totals. ``_plan.json`` is written first and says
+what the parts are of, so that a forecast that was killed is gone on with and another one is refused; ``_SUCCESS`` is
+written last, and says what is there. Readers of Parquet folders pass over names that begin with ``_``.
 
 A region whose planned covariates are not known does not hold up the others: it is missing from its part, whose metadata
-say why, and ``_SUCCESS`` lists all that are missing.
+say why, and ``_SUCCESS`` lists all that are missing. A total that lacks a region is none, and is not written then.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from stmp.errors import ConfigError, DataError, StmpError
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
+    from stmp.forecast import Forecast
     from stmp.forecaster import Forecaster
+    from stmp.hierarchy import Totals
     from stmp_platform.dataset.manifest import Manifest
     from stmp_platform.files import Folder
     from stmp_platform.settings import Settings
 
 PART_REGIONS = 500
 """Regions in a part: some seconds of work, and some megabytes."""
-PLAN, SUCCESS = "_plan.json", "_SUCCESS"
+PLAN, SUCCESS, TOTALS = "_plan.json", "_SUCCESS", "part-totals.parquet"
 MISSING = b"stmp.missing"
 """In a part's metadata: its regions that could not be forecast, and why, as JSON."""
 SHOWN = 3
@@ -60,6 +62,8 @@ class Batch:
     forecast_id : str
     known : KnownTable or None
         Known-future covariates beyond the dataset's.
+    totals : tuple of str or None
+        Columns by whose values regions are added up, beside the total of all; None for no totals.
     """
 
     data: str
@@ -70,6 +74,7 @@ class Batch:
     shards: int
     forecast_id: str
     known: KnownTable | None = None
+    totals: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -82,6 +87,7 @@ class Batch:
         known: KnownTable | None = None,
         regions: Sequence[str] | None = None,
         version: str = "",
+        totals: Sequence[str] | None = None,
     ) -> Batch:
         """All regions of a dataset, or some, in shards of `PART_REGIONS`.
 
@@ -104,6 +110,7 @@ class Batch:
             shards=-(-number // PART_REGIONS),
             forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
             known=known,
+            totals=None if totals is None else tuple(totals),
         )
 
     def panel(self, shard: int) -> Panel:
@@ -115,18 +122,19 @@ class Batch:
 
     def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
         """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""
-        return self._frame(forecaster, self.panel(shard))
+        return self.signed(forecaster.predict(self.panel(shard), self.origin, self.steps))
 
     def part(self, forecaster: Forecaster, shard: int) -> tuple[pd.DataFrame, dict[str, str]]:
         """The forecasts of one shard without the regions that cannot be forecast, and why each of those cannot."""
         panel = self.panel(shard)
         missing = forecaster.without_future(panel, self.origin, self.steps)
         able = np.flatnonzero(~np.isin(panel.regions, list(missing)))
-        return self._frame(forecaster, panel.select(able) if missing else panel), missing
+        panel = panel.select(able) if missing else panel
+        return self.signed(forecaster.predict(panel, self.origin, self.steps)), missing
 
-    def _frame(self, forecaster: Forecaster, panel: Panel) -> pd.DataFrame:
-        frame = forecaster.predict(panel, self.origin, self.steps).to_frame()
-        return frame.assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
+    def signed(self, forecast: Forecast) -> pd.DataFrame:
+        """A forecast as a table that says what it is from."""
+        return forecast.to_frame().assign(origin=np.datetime64(self.origin, "s"), forecast_id=self.forecast_id)
 
     def plan(self, manifest: Manifest) -> dict[str, Any]:
         """What makes it different from other forecasts."""
@@ -139,6 +147,7 @@ class Batch:
             "horizon": self.steps,
             "parts": self.shards,
             "regions": len(names) or manifest.regions,
+            **({} if self.totals is None else {"totals": list(self.totals)}),
             "digest": hashlib.sha256("\n".join(names).encode() + bytes(known)).hexdigest()[:16],
         }
 
@@ -158,6 +167,7 @@ def write_folder(
     settings: Settings,
     bar: Progress,
     replace: bool = False,
+    totals: Totals | None = None,
 ) -> dict[str, Any]:
     """Forecast into a folder of parts, or go on with one that was not finished.
 
@@ -167,6 +177,8 @@ def write_folder(
         Ray tasks at a time; 0 forecasts in this process.
     replace : bool
         Another forecast in the folder is removed; otherwise it is refused.
+    totals : Totals, optional
+        To add the regions up with, into a part of their own.
 
     Returns
     -------
@@ -183,6 +195,7 @@ def write_folder(
     StmpError
         Whatever a forecast raises.
     """
+    from stmp.forecast import Forecast
     from stmp_platform.files import Folder
 
     folder = Folder(out, settings)
@@ -190,8 +203,8 @@ def write_folder(
     if replace and there != plan:
         _clear(folder)
     elif there and there != plan:
-        differ = [key for key in plan if there.get(key) != plan[key]]
-        told = "; ".join(f"{key} was {there.get(key)!r}, now {plan[key]!r}" for key in differ)
+        differ = [key for key in {**there, **plan} if there.get(key) != plan.get(key)]
+        told = "; ".join(f"{key} was {there.get(key)!r}, now {plan.get(key)!r}" for key in differ)
         raise ConfigError(f"{out} holds another forecast: {told}. Choose another --out.")
     done = folder.read_json(SUCCESS)
     if done:
@@ -209,6 +222,11 @@ def write_folder(
     if lacking and len(lacking) == plan["regions"]:
         _clear(folder)
         raise DataError(f"Nothing was forecast. {told_missing(lacking, plan['regions'])}")
+    if totals is not None and not lacking:
+        for name in parts:
+            totals.add(Forecast.from_frame(pd.read_parquet(io.BytesIO(folder.read(name)))))
+        folder.write(TOTALS, _parquet(batch.signed(totals.forecast()), {}))
+        parts[TOTALS] = _rows_and_missing(folder, TOTALS)
     content = {
         **plan,
         "model_version": forecaster.provenance.version,

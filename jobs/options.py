@@ -47,6 +47,22 @@ def day(value: datetime | None) -> str | None:
     return None if value is None else value.date().isoformat()
 
 
+def columns(text: str | None) -> list[str] | None:
+    """Names of columns from a text such as ``state,city``, without any for ``all``.
+
+    Raises
+    ------
+    ConfigError
+        If a name is empty.
+    """
+    if text is None or text == "all":
+        return None if text is None else []
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(f"--totals is '{text}'; it must be names of columns, such as state,city, or 'all'.")
+    return names
+
+
 def number_of_workers(text: str) -> int | tuple[int, int]:
     """A number of workers, or the fewest and the most.
 

@@ -62,6 +62,22 @@ class Forecast:
         columns |= {f"q{level:g}": flat[:, i] for i, level in enumerate(self.levels)}
         return pd.DataFrame(columns).assign(model_version=self.model_version)
 
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Forecast:
+        """The forecast whose `to_frame` a table is, in the order of its rows; other columns are left out."""
+        regions, series, dates = (frame[name].unique() for name in ("region", "series", "date"))
+        quantiles = [name for name in frame.columns if name[:1] == "q" and name[1:2].isdigit()]
+        shape = (len(regions), len(series), len(dates))
+        return cls(
+            regions=np.asarray(regions, dtype=object),
+            series=tuple(map(str, series)),
+            dates=np.asarray(dates).astype("datetime64[D]"),
+            levels=tuple(float(name[1:]) for name in quantiles),
+            mean=frame["mean"].to_numpy().reshape(shape).transpose(0, 2, 1),
+            quantiles=frame[quantiles].to_numpy().reshape(*shape, -1).transpose(0, 2, 1, 3),
+            model_version=str(frame["model_version"].iloc[0]),
+        )
+
     def plot(self, panel: Panel | None = None, regions: Sequence[str] | None = None, history: int = 56) -> Figure:
         """Fans of some regions (the first four by default), after their history where a panel is given.
 

@@ -36,6 +36,10 @@ RECORDS = 2.0
 """No quantile lies beyond so many times the most that a series has ever sold: a ratio learned on the logarithmic scale
 would else make a series that sells once a year expect a hundred times its Christmas."""
 
+NEXT_TO_NOTHING = 0.1
+"""A series with sales on fewer than half of its days sells 0, or more than this share of its mean: less is taken for 0.
+Where its median is, the quantiles say little of the mean, and its own recent mean says more."""
+
 CHUNK = 64
 """Rows that are forecast at a time: bounds memory."""
 
@@ -171,7 +175,8 @@ class Forecaster:
         Returns
         -------
         Forecast
-            Days on which a region is closed, and series that it never sold, are exactly 0.
+            Days on which a region is closed, and series that it never sold though it was open for a level window or
+            longer, are exactly 0. A region that ended is forecast as if it opened again.
 
         Raises
         ------
@@ -244,14 +249,19 @@ class Forecaster:
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
-        record = rows.record[at[0], episode.origin + 1]  # [N, H, G]
-        most = torch.where(record > 0, RECORDS * record, torch.inf).unsqueeze(-1)
+        origin = (at[0], episode.origin + 1)
+        most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]
         learned, quantiles = (
             torch.minimum(history.unscale(q, level.unsqueeze(-1)), most) for q in (learned, calibrated)
         )
         # Stretching an interval on a log scale lifts its upper end more than it lowers the other; what is sold on
         # average does not rise with what is not known.
         mean = mean_of_quantiles(learned, levels)
+        rare = rows.scaled[origin] & (rows.selling[origin] < 0.5)
+        rare &= quantiles[..., levels.index(0.5)] < NEXT_TO_NOTHING * level
+        mean = torch.where(rare, level, mean)
+        nothing = rare[..., None] & (quantiles < NEXT_TO_NOTHING * level[..., None])
+        quantiles = quantiles.masked_fill(nothing, 0.0)
         return mean.masked_fill(closed, 0.0), quantiles.masked_fill(closed.unsqueeze(-1), 0.0)
 
     def check_known(self, panel: Panel, at: int, horizon: int) -> None:

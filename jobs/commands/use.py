@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, NO, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, Workers, day, finish, shares
+from jobs.options import (
+    DAY,
+    NO,
+    DataUri,
+    Debug,
+    Horizon,
+    JsonFile,
+    ModelUri,
+    Tracking,
+    Workers,
+    columns,
+    day,
+    finish,
+    shares,
+)
 from stmp.errors import ConfigError
 
 app = typer.Typer()
@@ -39,6 +53,13 @@ def forecast(
     horizon: Horizon = None,
     known: KnownFile = None,
     workers: Annotated[int, typer.Option(min=0, help="Ray tasks at a time, for a FOLDER/; 0 is this process.")] = 0,
+    totals: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="Add totals by columns of the regions table, such as state,city; `all` for one of all.",
+        ),
+    ] = None,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,
     debug: Debug = False,
@@ -50,13 +71,15 @@ def forecast(
     \b
     stmp forecast --data data/stores --model runs/first --out forecast.parquet
     stmp forecast --data data/stores --model models:/stores/3 --origin 2015-06-19 --horizon 28 --out forecast.csv
+    stmp forecast --data data/stores --model runs/first --totals state,city --out forecast.parquet
     stmp forecast --data s3://bucket/stores --model models:/stores@champion --out s3://bucket/forecasts/may/ --workers 8
     """
     from jobs.forecast import forecast as job
 
     result = job(
-        data, model, out, origin=day(origin), horizon=horizon, known=known, workers=workers, tracking_uri=tracking_uri
-    )
+        data, model, out, origin=day(origin), horizon=horizon, known=known, workers=workers, totals=columns(totals),
+        tracking_uri=tracking_uri,
+    )  # fmt: skip
     finish(result, json_file)
     if result["missing"]:
         raise typer.Exit(NO)

@@ -165,13 +165,17 @@ class Rows:
     Attributes
     ----------
     sales, observed : Tensor [B, T, G]
-        `observed` is False before the history that may be seen.
+        `observed` is False before the history that may be seen, and before the series' first sale: an export that
+        writes 0 for the days before a region opened teaches nothing of it.
     level : Tensor [B, T + 1, G]
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     scaled : Tensor bool [B, T + 1, G]
         Whether that level comes from the series' own sales; else it is the default.
     record : Tensor [B, T + 1, G]
-        The most that was ever sold before each day, as `level` is indexed; 0 before anything was.
+        The most that was ever sold before each day, as `level` is indexed; before anything was it is infinite, and 0
+        once a level window of days has been observed in vain.
+    selling : Tensor [B, T + 1, G]
+        Share of the observed days of the level window that sold anything, as `level` is indexed; 1 without such days.
     recent : Tensor [B, T, G]
         Transformed sales over the level of the day before; 0 where not observed or without such a level.
     cart, cart_observed : Tensor [B, T, P]
@@ -192,6 +196,7 @@ class Rows:
     level: Tensor
     scaled: Tensor
     record: Tensor
+    selling: Tensor
     recent: Tensor
     cart: Tensor
     cart_observed: Tensor
@@ -285,7 +290,11 @@ class History:
         sales = panel.sales[region, :end]
         periods = torch.arange(sales.shape[1], device=sales.device)
         seen = periods >= start[:, None]  # [B, T]
-        observed = panel.observed[region, :end] & seen[:, :, None]
+        given = panel.observed[region, :end]
+        begun = (sales * given).cummax(dim=1).values > 0
+        observed = given & seen[:, :, None]
+        record, selling = self._record(sales, observed)
+        observed = observed & begun
         event = self.event[which, :end]
         level, scaled = self._level(sales, observed, ordinary=event == 0)
         recent = self.scale(sales, level[:, :-1]) * (observed & scaled[:, :-1])
@@ -295,7 +304,8 @@ class History:
             observed=observed,
             level=level,
             scaled=scaled,
-            record=_record(sales, observed),
+            record=record,
+            selling=selling,
             recent=recent,
             cart=cart,
             cart_observed=cart_observed,
@@ -337,6 +347,14 @@ class History:
         level = torch.maximum(mean, floor).to(sales.dtype)
         unseen = (all_count == 0) | (long_run <= 0)
         return torch.where(unseen, self.default_level, level), ~unseen
+
+    def _record(self, sales: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """The most ever sold before each index, and the share of the level window's days that sold: [B, T + 1, G]."""
+        highest = torch.nn.functional.pad(torch.where(observed, sales, 0.0).cummax(dim=1).values, (0, 0, 1, 0))
+        days = torch.nn.functional.pad(observed.cumsum(dim=1), (0, 0, 1, 0))
+        record = highest.masked_fill((highest <= 0) & (days < self.level_window), torch.inf)
+        sold, count = _trailing_sums((sales > 0).to(sales.dtype), observed, self.level_window)
+        return record, torch.where(count > 0, sold / count.clamp(min=1), 1.0).to(sales.dtype)
 
     def _cart(self, past: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Past covariates less their own trailing mean, over their own trailing deviation, [B, T, P]."""
@@ -405,12 +423,6 @@ def _trailing_sums(values: Tensor, mask: Tensor, window: int | None) -> tuple[Te
         total = total - torch.nn.functional.pad(total[:, :-window], (0, 0, window, 0))
         count = count - torch.nn.functional.pad(count[:, :-window], (0, 0, window, 0))
     return total, count
-
-
-def _record(values: Tensor, mask: Tensor) -> Tensor:
-    """The largest value before each index, at least 0: [B, T + 1, N]."""
-    highest = torch.where(mask, values, 0.0).cummax(dim=1).values
-    return torch.nn.functional.pad(highest, (0, 0, 1, 0))
 
 
 def _signed_log(values: Tensor) -> Tensor:

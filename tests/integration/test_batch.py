@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -179,6 +180,52 @@ def test_regions_can_be_chosen(shop: str, first_model: Path, one_file: pd.DataFr
     job.forecast(shop, str(first_model), str(tmp_path / "f.parquet"), regions=some)
     wanted = one_file[one_file["region"].isin(some)].reset_index(drop=True)
     pd.testing.assert_frame_equal(in_order(str(tmp_path / "f.parquet")), wanted, rtol=1e-5)
+
+
+def test_totals_are_added_to_a_file_and_to_a_folder(
+    shop: str, first_model: Path, one_file: pd.DataFrame, tmp_path: Path
+) -> None:
+    told = job.forecast(shop, str(first_model), str(tmp_path / "f.parquet"), totals=["district"])
+    frame = in_order(str(tmp_path / "f.parquet"))
+    is_total = frame["region"].isin(told["totals"])
+    pd.testing.assert_frame_equal(frame[~is_total].reset_index(drop=True), one_file, rtol=1e-5)
+    assert set(frame["region"][is_total]) == set(told["totals"]) > {"total"}
+    assert set(told["shared"]) == {"total", "district"}
+    sums = one_file.groupby("date")["mean"].sum()
+    for chosen in (frame["region"] == "total", frame["region"].str.startswith("district=")):
+        np.testing.assert_allclose(frame[chosen].groupby("date")["mean"].sum(), sums, rtol=1e-5)
+    wide = one_file.groupby("date")[["q0.1", "q0.9"]].sum().diff(axis=1)["q0.9"]
+    total = frame[frame["region"] == "total"].set_index("date")
+    assert ((total["q0.9"] - total["q0.1"]) < 1.1 * wide).all()
+    assert set(frame["forecast_id"]) == set(one_file["forecast_id"])
+
+    out = tmp_path / "parts"
+    for _ in range(2):  # the second finds it finished
+        job.forecast(shop, str(first_model), f"{out}/", totals=["district"])
+    pd.testing.assert_frame_equal(in_order(str(out)), frame, rtol=1e-5)
+    assert json.loads((out / "_SUCCESS").read_text())["files"]["part-totals.parquet"] == is_total.sum()
+    with pytest.raises(ConfigError, match=r"totals was \['district'\], now None"):
+        job.forecast(shop, str(first_model), f"{out}/")
+
+
+def test_totals_of_chosen_regions_and_by_no_such_column(shop: str, first_model: Path, tmp_path: Path) -> None:
+    some = ["R000003", "R000007"]
+    told = job.forecast(shop, str(first_model), str(tmp_path / "f.csv"), regions=some, totals=[])
+    frame = pd.read_csv(tmp_path / "f.csv").pivot(index="date", columns="region", values="mean")
+    assert told["totals"] == ("total",)
+    np.testing.assert_allclose(frame["total"], frame[some].sum(axis=1), rtol=1e-5)
+    with pytest.raises(ConfigError, match="no columns \\['planet'\\]"):
+        job.forecast(shop, str(first_model), str(tmp_path / "g.csv"), totals=["planet"])
+    assert not (tmp_path / "g.csv").exists()
+
+
+def test_there_are_no_totals_of_regions_that_are_missing(
+    half_planned: str, first_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = job.forecast(half_planned, str(first_model), f"{tmp_path}/f/", totals=[])
+    assert list(told["missing"]) == UNPLANNED
+    assert "no totals without them" in " ".join("".join(capsys.readouterr()).split())
+    assert not (tmp_path / "f" / "part-totals.parquet").exists()
 
 
 def test_workers_need_a_folder(shop: str, first_model: Path, tmp_path: Path) -> None:

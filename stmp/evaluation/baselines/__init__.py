@@ -10,19 +10,22 @@ from stmp.data.panel import DateLike, Panel
 from stmp.errors import ConfigError
 from stmp.evaluation.baselines.base import LEVELS, Baseline
 from stmp.evaluation.baselines.boosting import LightGBM
+from stmp.evaluation.baselines.foundation import Chronos2
 from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
 from stmp.evaluation.baselines.recurrent import BODIES, Recurrent
 from stmp.evaluation.baselines.statistical import ETS
 
 __all__ = [
-    "LEVELS", "NAMES", "NEURAL", "Baseline", "ETS", "LightGBM", "Recurrent", "SameFestivalLastYear", "SeasonalNaive",
-    "make_baselines",
+    "FOUNDATION", "LEVELS", "NAMES", "NEURAL", "Baseline", "Chronos2", "ETS", "LightGBM", "Recurrent",
+    "SameFestivalLastYear", "SeasonalNaive", "make_baselines",
 ]  # fmt: skip
 
 NAMES = ("seasonal_naive", "same_festival_last_year", "ets", "lightgbm")
 """What every backtest is read against."""
 NEURAL = tuple(BODIES)
 """Networks of the paper's time, which take minutes to train."""
+FOUNDATION = ("chronos2",)
+"""Networks that were trained elsewhere, whose weights must be fetched."""
 
 
 def make_baselines(
@@ -46,7 +49,7 @@ def make_baselines(
     horizon : int
         Periods to forecast.
     names : sequence of str
-        Which of `NAMES` and `NEURAL`.
+        Which of `NAMES`, `NEURAL` and `FOUNDATION`.
     regions : sequence of str, optional
         Regions to learn from, the model's ``trained_regions``; by default all.
     levels : tuple of float
@@ -59,9 +62,10 @@ def make_baselines(
     ConfigError
         For an unknown name, or where the library of a baseline is not installed.
     """
-    unknown = sorted(set(names) - set(NAMES) - set(NEURAL))
+    every = [*NAMES, *NEURAL, *FOUNDATION]
+    unknown = sorted(set(names) - set(every))
     if unknown:
-        raise ConfigError(f"There are no baselines {unknown}; choose from {[*NAMES, *NEURAL]}.")
+        raise ConfigError(f"There are no baselines {unknown}; choose from {every}.")
     made: dict[str, Baseline] = {}
     for name in names:
         if name == "seasonal_naive":
@@ -70,6 +74,8 @@ def make_baselines(
             made[name] = SameFestivalLastYear(levels=levels)
         elif name == "ets":
             made[name] = ETS(levels=levels)
+        elif name == "chronos2":
+            made[name] = Chronos2(levels=levels)
         else:
             rows = np.arange(len(panel.regions))
             if regions is not None:

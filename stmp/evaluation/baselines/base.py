@@ -140,12 +140,12 @@ def normal_quantiles(mean: np.ndarray, sigma: np.ndarray, levels: tuple[float, .
     return mean[:, :, None] + sigma[:, :, None] * z
 
 
-def require(module: str, package: str) -> None:
-    """Say how to install a library that only some baselines need."""
+def require(module: str, package: str, extra: str = "demo") -> None:
+    """Say how to install a library that only some baselines need, by which of our extras."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:
         raise ConfigError(
             f"This baseline needs the package '{package}', which is not installed. "
-            "Install it with: pip install 'stmp-platform[demo]'"
+            f"Install it with: pip install 'stmp-platform[{extra}]'"
         )
