@@ -1,6 +1,6 @@
 """Each setting of the preset `product` alone, and an ensemble of seeds, beside the preset itself on several data sets.
 
-    python -m benchmarks.settings --data data/favorita:2016-07-01:2016-11-07:28 --data data/city:2023-06-30:2023-12-30:28
+    python -m benchmarks.settings --data data/favorita:2016-07-01:2016-11-07:28 --data data/oj:1992-02-26:1992-10-07:8
     python -m benchmarks.settings --table benchmarks/results/settings.json
 
 Each `--data` is a dataset, the last day to learn from, the last day that is forecast, and the periods forecast at a
