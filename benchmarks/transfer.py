@@ -11,6 +11,11 @@ small portions, and by several processes with a file of results each.
 
     python benchmarks/transfer.py --source runs/rossmann --target data/tickets --until 2017-06-30 --weeks 8 --seeds 0
     python benchmarks/transfer.py --table benchmarks/results/transfer.json
+
+Does `stmp similarity` know beforehand what will help? With its JSON files, `--rank` sets its scores beside what
+transfer gained, by pair of source and target.
+
+    python benchmarks/transfer.py --rank benchmarks/results/pairs.json --similarity rossmann.json favorita.json
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import spearmanr
 
 from jobs.load import load_forecaster
 from stmp.data.panel import Panel
@@ -150,6 +156,37 @@ def with_chosen(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, *picks], ignore_index=True)
 
 
+def rank(path: Path, similarities: list[Path]) -> str:
+    """By pair: scores of `stmp similarity`, and the share of the squared error from scratch that transfer saved; then
+    Spearman's rank correlation of each score with each gain, and its p-value. New scores are kept with the results."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    scores = content.setdefault("similarity", {})
+    for file in similarities:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        for one in told["ranking"]:
+            pair = f"{Path(one['source']).name} to {Path(told['target']).name}"
+            scores[pair] = {
+                "zero-shot skill": one["zero_shot"]["skill"],
+                "likeness of traits": -one["distance"],
+                "likeness of psi": -one["tasks"]["all"]["distance"],
+            }
+    write_json(path, content)
+    frame = with_chosen(pd.DataFrame(content["results"]))
+    frame["pair"] = frame["source"] + " to " + frame["target"]
+    mse = frame.pivot_table(index=["pair", "seed"], columns="candidate", values="mse", aggfunc="first", sort=False)
+    lambdas = [name for name in mse if name.startswith("lambda")]
+    picked = pd.DataFrame({"as it is": mse[FROZEN], "best lambda": mse[lambdas].min(axis=1), CHOSEN: mse[CHOSEN]})
+    gains = (1.0 - picked.div(mse[SCRATCH], axis=0)).groupby("pair", sort=False).mean()
+    both = gains.join(pd.DataFrame(scores).T, how="inner")
+    lines = [f"| pair | {' | '.join(both.columns)} |", "|---" + "|--:" * both.shape[1] + "|"]
+    lines += [f"| {pair} | {' | '.join(f'{value:.2f}' for value in row)} |" for pair, row in both.iterrows()]
+    for score in both.columns[gains.shape[1] :]:
+        found = {gain: spearmanr(both[score], both[gain]) for gain in gains}
+        told_by = ", ".join(f"{gain} {r.statistic:+.2f} (p {r.pvalue:.3f})" for gain, r in found.items())
+        lines.append(f"rank correlation of {score} with the gain: {told_by}")
+    return "\n".join(lines)
+
+
 def read(path: Path) -> list[Row]:
     """Rows that were measured before."""
     return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
@@ -158,9 +195,13 @@ def read(path: Path) -> list[Row]:
 def write(path: Path, rows: list[Row], settings: list[str]) -> None:
     """Put all rows in place of those that were there."""
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_json(path, {"machine": machine, "settings": settings, "results": rows})
+
+
+def write_json(path: Path, content: Row) -> None:
+    """Replace a file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    content = {"machine": machine, "settings": settings, "results": rows}
     beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
 
@@ -179,7 +220,12 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--table", type=Path, help="print the table of these results, and measure nothing")
+    parser.add_argument("--rank", type=Path, help="print what similarity foretold of these results, likewise")
+    parser.add_argument("--similarity", type=Path, nargs="+", default=[], help="JSON files of `stmp similarity`")
     arguments = parser.parse_args()
+    if arguments.rank is not None:
+        print(rank(arguments.rank, arguments.similarity))
+        return
     if arguments.table is not None:
         print(table(read(arguments.table)))
         return
