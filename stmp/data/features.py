@@ -462,9 +462,10 @@ def _fit_covariates(values: Tensor, reduce: Reduce, allow_log: bool = True) -> _
     mean, spread = mean_and_spread(total, squares)
     log_mean, log_spread = mean_and_spread(*sums_of[2:])
     # A price of cents lies between 0 and 1 too, and is no answer to a question of yes or no. Of values from 0 to the
-    # highest, v^2 = highest * v holds at the two ends alone.
+    # highest, v^2 = highest * v holds at the two ends alone. Features of regions are left alone all the same: shares
+    # of their people differ little, and there are few regions to learn from.
     two_valued = high * total - squares <= 1e-6 * high * total
-    binary = (low >= 0) & (high <= 1) & two_valued
+    binary = (low >= 0) & (high <= 1) & (two_valued | (not allow_log))
     wide = (torch.maximum(high - mean, mean - low) > 8 * spread) & ~binary & allow_log
     center = torch.where(binary, 0.0, torch.where(wide, log_mean, mean))
     scale = torch.where(binary, 1.0, torch.where(wide, log_spread, spread))
