@@ -198,6 +198,7 @@ def test_a_killed_replica_fails_no_request_and_comes_back_with_all_that_was_answ
     assert served.get("/v1/regions/R000005?history=1")["history"][0]["sales"] == [12.0]
 
 
+@pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="a whole retraining: STMP_TEST_LARGE=1")
 def test_a_retraining_rolls_its_champion_out_under_load(served: Served) -> None:
     """As each night: trained, judged, promoted, and answering, while visitors ask; repeated, it does nothing."""
     rules = served.stmp.folder / "rules.yaml"

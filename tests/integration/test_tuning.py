@@ -197,6 +197,7 @@ def written(out: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("trials/*/trial.json")}
 
 
+@pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="trials that die take a minute: STMP_TEST_LARGE=1")
 def test_a_trial_that_dies_goes_on_and_one_that_fails_is_passed_over(
     ray_here: None, source: Forecaster, other_city: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_trial_that_dies_goes_on_and_one_that_fails_is_passed_over(
     assert "A trial has failed" in (out / "report" / "tuning.html").read_text()
 
 
+@pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="a killed search takes a minute: STMP_TEST_LARGE=1")
 def test_a_killed_driver_is_gone_on_with(ray_here: None, source: Forecaster, other_city: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     source.save(tmp_path / "source")

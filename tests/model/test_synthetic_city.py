@@ -6,6 +6,7 @@ nothing of the support days reaches a forecast), the same network trained on one
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 UNTIL, END, HORIZON = "2023-06-30", "2023-12-31", 14
 SEEDS = (0, 1)
+LARGE = "STMP_TEST_LARGE" in os.environ
 ALONE = 4  # regions that get a network of their own: one is enough work for one test, four for an average
 
 SMALL = [
@@ -84,6 +86,8 @@ def run_seed(seed: int, folder: Path) -> dict[str, dict[str, float]]:
     blindly = stmp.Config.from_mapping({}, [*SMALL, "model.psi=none", "model.pooling=mean"])
     blind = stmp.train(panel, blindly, seed=seed, until=UNTIL)
     everywhere = errors({"stmp": ours, "no task features": blind, "seasonal naive": SeasonalNaive()}, panel)
+    if not LARGE:
+        return everywhere
     few = panel.select(np.linspace(0, panel.shape[0] - 1, ALONE).round().astype(int))
     some = errors({"stmp": ours, "a network per region": Alone(few, seed)}, few)
     return everywhere | {f"{name}/few": values for name, values in some.items()}
@@ -106,6 +110,7 @@ def test_ahead_of_seasonal_naive_on_every_day_type(scores: dict[int, dict[str, d
         assert scores[seed]["stmp"][part] < 0.6 * scores[seed]["seasonal naive"][part], seed
 
 
+@pytest.mark.skipif(not LARGE, reason="networks of their own take a minute: STMP_TEST_LARGE=1")
 @pytest.mark.parametrize("part", ["all", "festival"])
 def test_ahead_of_a_network_per_region(scores: dict[int, dict[str, dict[str, float]]], part: str) -> None:
     assert mean_ratio(scores, part, "stmp/few", "a network per region/few") < 0.95

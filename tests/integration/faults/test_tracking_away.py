@@ -96,7 +96,9 @@ def begins(monkeypatch: pytest.MonkeyPatch, step: str, then: Callable[[], None])
 
 
 @pytest.mark.parametrize(
-    "killed", [False, pytest.param(True, marks=[large, pytest.mark.slow])], ids=["cable", "killed"]
+    "killed",
+    [pytest.param(False, marks=large), pytest.param(True, marks=[large, pytest.mark.slow])],
+    ids=["cable", "killed"],
 )
 def test_a_server_that_goes_away_at_every_step_costs_nothing(
     city: tuple[City, Cable],
