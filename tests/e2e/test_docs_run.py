@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -52,8 +53,15 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+TAKES_LONG = pytest.mark.skipif(
+    "STMP_TEST_LARGE" not in os.environ, reason="a search takes a minute: STMP_TEST_LARGE=1"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=[TAKES_LONG] if p.name == "tuning.md" else []) for p in PAGES]
+)
 def test_commands_of_a_page_run(page: Path, tmp_path: Path) -> None:
     lines = [shlex.split(line) for line in commands(page)]
     for program, *arguments in lines:

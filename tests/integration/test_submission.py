@@ -104,6 +104,7 @@ def test_a_failure_is_passed_on_and_tried_again(
     assert "error:" in shown
 
 
+@pytest.mark.skipif("STMP_TEST_LARGE" not in os.environ, reason="waiting takes a minute: STMP_TEST_LARGE=1")
 def test_more_than_the_cluster_has_is_told(
     cluster: Cluster, city: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
