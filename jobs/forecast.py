@@ -133,7 +133,7 @@ def forecast(
         "model_version": forecaster.provenance.version,
         "dataset_fingerprint": manifest.fingerprint,
         "forecast_id": batch.forecast_id,
-        **({} if adder is None else {"totals": adder.groups.names, "shared": adder.shares}),
+        **({} if adder is None or missing else {"totals": adder.groups.names, "shared": adder.shares}),
     }
 
 

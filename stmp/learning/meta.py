@@ -232,7 +232,8 @@ class MetaTrainer:
             plan = self.sampler.plan(self.step)
         with self._timed("learn"):
             lesson = self._lesson(plan)
-            late = torch.tensor(self._late(), device=lesson.losses.device)
+            # Filled there, not copied there: a copy would wait for all that is queued.
+            late = torch.full((), float(self._late()), device=lesson.losses.device)
             bad = ~torch.isfinite(lesson.losses)
             sums = (lesson.losses.sum(), lesson.points.sum(), lesson.sigma, late, bad.any())
             totals = torch.stack([value.double() for value in sums])
