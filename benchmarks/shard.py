@@ -33,7 +33,7 @@ from stmp_platform.training import train
 RESULTS = Path(__file__).parent / "results" / "shard.json"
 STEPS = 12
 WAYS = {"memory": "1e9", "disk": "0"}
-"""STMP_SHARD_MEMORY_GB of each way."""
+"""STMP_PANEL_MEMORY_GB of each way."""
 SHOWN = {"memory": "in memory", "disk": "mapped from disk"}
 
 
@@ -73,7 +73,7 @@ def measure(folder: Path, way: str) -> dict[str, Any]:
     """Train in a process of its own."""
     root = Path(__file__).resolve().parent.parent
     env = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'platform'}", "OMP_NUM_THREADS": "1"}
-    env |= {"STMP_SHARD_MEMORY_GB": WAYS[way], "PYTHONHASHSEED": "0", "TMPDIR": str(folder)}
+    env |= {"STMP_PANEL_MEMORY_GB": WAYS[way], "PYTHONHASHSEED": "0", "TMPDIR": str(folder)}
     command = [sys.executable, __file__, "--folder", str(folder), "--way", way]
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

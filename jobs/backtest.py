@@ -57,14 +57,14 @@ def backtest(
     """
     from stmp.evaluation.backtest import backtest as run_backtest
     from stmp.evaluation.baselines import NAMES, make_baselines
-    from stmp_platform.dataset import load_manifest, read_panel
+    from stmp_platform.dataset import load_manifest, open_panel
     from stmp_platform.settings import Settings
 
     settings = Settings.from_env(tracking_uri)
     manifest = load_manifest(data)
     last = end or manifest.last_sales_date
     forecaster = load_forecaster(model, settings)
-    panel = read_panel(data)
+    panel = open_panel(data, settings)
     steps = horizon or forecaster.horizon
     names = [] if "none" in (baselines or ()) else list(baselines or NAMES)
     if "lightgbm" in names:

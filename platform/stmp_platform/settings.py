@@ -57,9 +57,10 @@ class Settings(BaseModel):
     cluster_wait_s : float or None
         How long a training waits for a Ray cluster to get the CPUs and GPUs that it asks for, in seconds. None: not at
         all for a single machine, else a minute.
-    shard_memory_gb : float or None
-        A training worker's shard that needs more memory than this is mapped from disk, in the temporary folder. None:
-        than half of what the machine or container has, shared among its workers.
+    panel_memory_gb : float or None
+        A panel (a training worker's shard, or all that a backtest, gate or monitor reads) that needs more memory than
+        this is mapped from disk, in the temporary folder. None: than half of what the machine or container has, shared
+        among its workers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -75,7 +76,7 @@ class Settings(BaseModel):
     http_retries: int = Field(default=1, ge=0, le=5)
     flush_s: float = Field(default=60.0, ge=0)
     cluster_wait_s: float | None = Field(default=None, ge=0)
-    shard_memory_gb: float | None = Field(default=None, ge=0)
+    panel_memory_gb: float | None = Field(default=None, ge=0)
 
     @classmethod
     def from_env(
@@ -90,7 +91,7 @@ class Settings(BaseModel):
         Reads ``STMP_HOME``, ``MLFLOW_TRACKING_URI``, ``MLFLOW_REGISTRY_URI``, ``MLFLOW_EXPERIMENT_NAME``,
         ``STMP_ARTIFACT_ROOT``, ``STMP_CACHE``, ``STMP_STORAGE_OPTIONS``, ``STMP_TRACKING_TIMEOUT_S``,
         ``STMP_TRACKING_RETRIES``, ``STMP_TRACKING_FLUSH_S``, ``STMP_CLUSTER_WAIT_S`` and
-        ``STMP_SHARD_MEMORY_GB``.
+        ``STMP_PANEL_MEMORY_GB``.
 
         Raises
         ------
@@ -113,7 +114,7 @@ class Settings(BaseModel):
             "http_retries": env.get("STMP_TRACKING_RETRIES"),
             "flush_s": env.get("STMP_TRACKING_FLUSH_S"),
             "cluster_wait_s": env.get("STMP_CLUSTER_WAIT_S"),
-            "shard_memory_gb": env.get("STMP_SHARD_MEMORY_GB"),
+            "panel_memory_gb": env.get("STMP_PANEL_MEMORY_GB"),
         }
         try:
             settings = cls(**{name: value for name, value in values.items() if value not in (None, "")})

@@ -3,24 +3,29 @@
 At each origin every predictor gets the panel *without* anything sold after the origin, so that nothing can leak,
 whatever a predictor does. Only observed days are scored; closed days are not, since selling nothing then is no feat.
 A series that had not sold by the origin is not scored either: there is nothing yet to forecast from.
+
+Some regions are forecast and scored at a time, so that memory does not grow with a panel, which may lie on disk.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from stmp.data.panel import DateLike, Panel
 from stmp.errors import ConfigError
-from stmp.evaluation.calibration import Reliability, reliability
-from stmp.evaluation.metrics import SUMS, Points, point_sums, seasonal_scale
 from stmp.evaluation.result import Backtest, Cold
-from stmp.evaluation.slices import Cells, region_groups
+from stmp.evaluation.scoring import Part, Scorer
+from stmp.evaluation.slices import region_groups
 from stmp.forecast import Forecast, Predictor
+
+REGIONS = 500
+"""Regions that are forecast and scored together."""
+_Work = TypeVar("_Work")
 
 
 def backtest(
@@ -46,7 +51,7 @@ def backtest(
     Parameters
     ----------
     predictors : mapping of name to Predictor
-        The model first, then the baselines.
+        The model first, then the baselines. Each is given `REGIONS` regions at a time.
     panel : Panel
         Sales up to `end`, covariates known for each horizon.
     start, end : date
@@ -78,32 +83,39 @@ def backtest(
     """
     step = horizon if step is None else step
     origins = _origins(panel, start, end, horizon, step)
-    model = next(iter(predictors))
-    unseen, reason = _unseen(predictors[model], panel, unseen_regions)
-    scorer = _Scorer(panel, list(predictors), horizon, season or default_season(panel, origins[0]), score_closed)
+    names = list(predictors)
+    model = predictors[names[0]]
+    unseen, reason = _unseen(model, panel, unseen_regions)
+    scorer = Scorer(panel, names, horizon, len(origins), season or default_season(panel, origins[0]))
     kept = _kept_regions(panel, keep_regions, origins[0])
     frames: list[pd.DataFrame] = []
-    cold = {
-        days: Cold.empty(days, panel.regions[unseen], list(predictors), len(scorer.cells)) for days in cold_histories
-    }
-    cold = cold if len(unseen) else {}
+    cold = {}
+    if len(unseen):
+        cold = {days: Cold.empty(days, panel.regions[unseen], names, len(scorer.cells)) for days in cold_histories}
 
-    for origin in _track(origins, progress):
+    def parts() -> Iterator[tuple[Part, Part, int]]:
+        """Some regions, those of them that are new to the model, and the number of an origin."""
+        for start in range(0, len(panel.regions), REGIONS):
+            rows = np.arange(start, min(start + REGIONS, len(panel.regions)))
+            part, new = (Part(panel, some, score_closed) for some in (rows, np.intersect1d(rows, unseen)))
+            yield from ((part, new, number) for number in range(len(origins)))
+
+    for part, new, number in _track(parts(), len(origins) * -(-len(panel.regions) // REGIONS), progress):
+        origin = origins[number]
         date = panel.dates[origin]
-        history = panel.until(date)
-        forecasts = _predict_all(predictors, history, date, horizon)
-        scorer.add(origin, forecasts)
+        forecasts = _predict_all(predictors, part.panel.until(date), date, horizon)
+        scorer.add(part, number, origin, forecasts)
         frames.append(_kept_frame(forecasts, kept))
-        for days, part in cold.items():
-            young = history.select(unseen).with_history(date, days)
-            scorer.add_cold(part, unseen, origin, _predict_all(predictors, young, date, horizon))
+        for days, young in cold.items() if len(new.rows) else ():
+            made = _predict_all(predictors, new.panel.until(date).with_history(date, days), date, horizon)
+            scorer.add_cold(young.totals, np.searchsorted(unseen, new.rows), new, origin, made)
 
     groups = region_groups(panel, group_by, origins[0])
     if len(unseen):
         is_unseen = np.isin(np.arange(len(panel.regions)), unseen)
         groups |= {"seen in training": ~is_unseen, "never seen in training": is_unseen}
     return Backtest(
-        model=model,
+        model=names[0],
         dataset_fingerprint=panel.fingerprint,
         regions=tuple(str(r) for r in panel.regions),
         series=panel.series,
@@ -135,7 +147,7 @@ def backtest(
             "not_scored": "closed days" * (not score_closed) or "nothing",
             "skipped_before_first_sale": scorer.skipped,
         },
-        warnings=tuple(_warnings(predictors[model], panel.dates[origins[0]], horizon)),
+        warnings=tuple(_warnings(model, panel.dates[origins[0]], horizon)),
     )
 
 
@@ -245,123 +257,11 @@ def _kept_frame(forecasts: Mapping[str, Forecast], kept: Sequence[str]) -> pd.Da
     return pd.DataFrame(columns)
 
 
-def _track(origins: list[int], progress: bool | None) -> Iterable[int]:
+def _track(work: Iterable[_Work], total: int, progress: bool | None) -> Iterable[_Work]:
     shown = sys.stderr.isatty() if progress is None else progress
     if not shown:
-        return origins
+        return work
     from rich.console import Console
     from rich.progress import track
 
-    return track(origins, description="Backtest", console=Console(stderr=True))
-
-
-@dataclass
-class _Scorer:
-    """Adds up the sums of one backtest, origin by origin."""
-
-    panel: Panel
-    names: list[str]
-    horizon: int
-    season: int
-    score_closed: bool
-    levels: tuple[float, ...] = ()
-    skipped: int = 0
-    by_origin: dict[str, list[np.ndarray]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        panel = self.panel
-        self.cells = Cells.of(panel, self.horizon)
-        self.region_of, self.series_of = panel.series_rows()
-        self.sales = panel.sales.cpu().numpy()[self.region_of, :, self.series_of]  # [N, T]
-        self.sold = panel.observed.cpu().numpy()[self.region_of, :, self.series_of]
-        self.counted = self.sold  # days that are scored, and that make the scale
-        if self.score_closed:
-            self.counted = self.sold | panel.closed.cpu().numpy()[self.region_of]
-        index = panel.calendar_index.cpu().numpy()
-        self.day_type = panel.calendar.day_type[index]  # [R, T]
-        self.post = panel.calendar.post_festival()[index]
-        self.event = panel.calendar.event[index]
-        k = len(SUMS)
-        self.totals = {m: np.zeros((len(panel.regions), len(self.cells), k)) for m in self.names}
-        self.by_event = {m: np.zeros((len(panel.calendar.events), k)) for m in self.names}
-        self.by_series = {m: np.zeros((len(panel.series), k)) for m in self.names}
-        self.by_origin = {m: [] for m in self.names}
-        self.reliability: dict[str, Reliability] = {}
-
-    def add(self, origin: int, forecasts: Mapping[str, Forecast]) -> None:
-        """Score the forecasts of all regions from one origin."""
-        everywhere = np.arange(len(self.panel.regions))
-        if not self.levels:
-            self.levels = tuple(next(iter(forecasts.values())).levels)
-            self.reliability = {m: Reliability.empty(self.cells.day_types, self.levels) for m in self.names}
-        points = self._points(origin, everywhere, forecasts)
-        self.skipped += points.skipped
-        for m, (ids, sums) in self._sums(points).items():
-            row, cell = np.divmod(ids, len(self.cells))
-            np.add.at(self.totals[m], (self.region_of[row], cell), sums)
-            np.add.at(self.by_series[m], self.series_of[row], sums)
-            self.by_origin[m].append(sums.sum(axis=0))
-            part = points.forecasts[m]
-            self.reliability[m] += reliability(
-                points.day_type, self.cells.day_types, points.actual, part.quantiles, self.levels
-            )
-        events = len(self.panel.calendar.events)
-        for m, (ids, sums) in self._sums(points, points.row * events + points.event).items():
-            np.add.at(self.by_event[m], ids % events, sums)
-
-    def add_cold(self, cold: Cold, regions: np.ndarray, origin: int, forecasts: Mapping[str, Forecast]) -> None:
-        """Score the forecasts of some regions whose history was cut."""
-        place = np.full(len(self.panel.regions), -1)
-        place[regions] = np.arange(len(regions))
-        for m, (ids, sums) in self._sums(self._points(origin, regions, forecasts)).items():
-            row, cell = np.divmod(ids, len(self.cells))
-            np.add.at(cold.totals[m], (place[self.region_of[row]], cell), sums)
-
-    def _sums(self, points: _Scored, ids: np.ndarray | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        keys = points.row * len(self.cells) + points.cell if ids is None else ids
-        return point_sums(keys, points.actual, points.scale, points.forecasts, self.levels)
-
-    def _points(self, origin: int, regions: np.ndarray, forecasts: Mapping[str, Forecast]) -> _Scored:
-        """The days to score, flat, of the rows of some regions; `regions` are the rows of the forecasts."""
-        place = np.full(len(self.panel.regions), -1)
-        place[regions] = np.arange(len(regions))
-        rows = np.flatnonzero(place[self.region_of] >= 0)  # [M] series of these regions
-        days = slice(origin + 1, origin + 1 + self.horizon)
-        past = slice(0, origin + 1)
-        begun = np.asarray(self.sold[rows, past].any(axis=1))
-        scale = seasonal_scale(self.sales[rows, past], self.counted[rows, past], self.season)
-        target: np.ndarray = self.counted[rows, days]
-        scored = np.asarray(target & begun[:, None])
-        m, h = np.nonzero(scored)
-        region, series = self.region_of[rows], self.series_of[rows]
-        cell = self.cells.index(self.day_type[region, days], self.post[region, days])
-        flat = {
-            name: Points(
-                forecast.mean[place[region[m]], h, series[m]], forecast.quantiles[place[region[m]], h, series[m]]
-            )
-            for name, forecast in forecasts.items()
-        }
-        return _Scored(
-            row=rows[m],
-            cell=cell[m, h],
-            day_type=self.day_type[region, days][m, h].astype(np.int64),
-            event=self.event[region, days][m, h].astype(np.int64),
-            actual=self.sales[rows, days][m, h],
-            scale=scale[m],
-            forecasts=flat,
-            skipped=int((target & ~begun[:, None]).sum()),
-        )
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Flat points of one origin; all arrays [N]."""
-
-    row: np.ndarray
-    cell: np.ndarray
-    day_type: np.ndarray
-    event: np.ndarray
-    actual: np.ndarray
-    scale: np.ndarray
-    forecasts: dict[str, Points]
-    skipped: int
+    return track(work, description="Backtest", total=total, console=Console(stderr=True))

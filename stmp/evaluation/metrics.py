@@ -238,12 +238,12 @@ def resample(sums: np.ndarray, draws: int, seed: int) -> np.ndarray:
     ndarray [draws, ...]
     """
     flat = sums.reshape(len(sums), -1)
-    parts = [weights @ flat for weights in _weights(len(sums), draws, seed)]
+    parts = [weights @ flat for weights in times_drawn(len(sums), draws, seed)]
     return np.concatenate(parts).reshape(draws, *sums.shape[1:])
 
 
-def _weights(regions: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each region is drawn, in blocks [draws', R] of at most 32 MB."""
+def times_drawn(regions: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each region is in each of some samples with replacement, float64 [draws', R], 32 MB at a time."""
     block = max(1, 4_000_000 // max(regions, 1))
     if block >= draws:
         yield _drawn(regions, draws, seed)
@@ -253,12 +253,14 @@ def _weights(regions: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _draw(regions: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.multinomial(regions, np.full(regions, 1.0 / regions), size=draws).astype(np.float64)
+    # A multinomial draw of so many counts takes seven times as long.
+    counts = [np.bincount(rng.integers(regions, size=regions), minlength=regions) for _ in range(draws)]
+    return np.array(counts, dtype=np.float64).reshape(draws, regions)
 
 
 @lru_cache(maxsize=4)
 def _drawn(regions: int, draws: int, seed: int) -> np.ndarray:
-    """Weights that the many tables of one report share."""
+    """What the many tables of one report share."""
     return _draw(regions, draws, np.random.default_rng((seed, 0)))
 
 

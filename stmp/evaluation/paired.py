@@ -18,7 +18,7 @@ import numpy as np
 from stmp.data.panel import DateLike, Panel
 from stmp.evaluation.backtest import backtest
 from stmp.evaluation.calibration import Reliability
-from stmp.evaluation.metrics import SUMS, from_sums
+from stmp.evaluation.metrics import SUMS, from_sums, times_drawn
 from stmp.evaluation.slices import region_groups
 from stmp.forecast import Predictor
 
@@ -105,25 +105,27 @@ def compare(
         If a window does not fit the panel, or the models forecast different quantile levels.
     """
     judged, other = models
-    results = []
+    windows: list[dict[str, np.ndarray]] = []  # of each, sums [2, R', K] by slice
+    counts: list[dict[str, Reliability]] = []
     for origin in origins:
         end = panel.dates[panel.index_of(origin) + horizon]
-        results.append(
-            backtest(
-                models, panel, origin, end, horizon, cold_histories=cold_histories, unseen_regions=list(cold_regions),
-                draws=0, keep_regions=0, progress=False,
-            )
+        result = backtest(
+            models, panel, origin, end, horizon, cold_histories=cold_histories, unseen_regions=list(cold_regions),
+            draws=0, keep_regions=0, progress=False,
         )  # fmt: skip
-    totals = np.stack([[r.totals[m] for r in results] for m in (judged, other)])  # [2, W, R, cells, K]
-    slices = {name: totals[:, :, :, cells].sum(axis=3) for name, cells in results[0].cells.slices().items()}
-    if all(r.cold for r in results):
-        slices[COLD] = np.stack(
-            [[sum(part.totals[m].sum(axis=1) for part in r.cold.values()) for r in results] for m in (judged, other)]
-        )
-    members = region_groups(panel, group_by, panel.index_of(origins[0]))
-    groups = {name: slices["all"][:, :, rows] for name, rows in members.items()}
-    reliability = {m: sum((r.reliability[m] for r in results[1:]), results[0].reliability[m]) for m in (judged, other)}
-    return Paired((judged, other), slices, groups, reliability, np.concatenate([r.origins for r in results]))
+        members = result.cells.slices()
+        totals = [result.totals[m] for m in (judged, other)]
+        windows.append({name: np.stack([t[:, cells].sum(axis=1) for t in totals]) for name, cells in members.items()})
+        if result.cold:
+            young = [sum(part.totals[m].sum(axis=1) for part in result.cold.values()) for m in (judged, other)]
+            windows[-1][COLD] = np.stack(young)
+        counts.append(result.reliability)
+    slices = {name: np.stack([window[name] for window in windows], axis=1) for name in windows[0]}
+    regions = region_groups(panel, group_by, panel.index_of(origins[0]))
+    groups = {name: slices["all"][:, :, rows] for name, rows in regions.items()}
+    reliability = {m: sum((c[m] for c in counts[1:]), counts[0][m]) for m in (judged, other)}
+    dates = panel.dates[[panel.index_of(origin) for origin in origins]]
+    return Paired((judged, other), slices, groups, reliability, dates)
 
 
 def difference(
@@ -145,13 +147,14 @@ def difference(
     kept = np.where(both[None, :, :, None], sums, 0.0)
     judged, other = from_sums(kept.sum(axis=(1, 2)))[metric]
     _, windows, regions, size = kept.shape
-    rng = np.random.default_rng(seed)
-    by_region = rng.multinomial(regions, np.full(regions, 1 / regions), size=draws).astype(np.float64)  # [D, R]
-    by_window = rng.multinomial(windows, np.full(windows, 1 / windows), size=draws).astype(np.float64)  # [D, W]
-    drawn = np.zeros((draws, 2 * size))
-    for w in range(windows):  # by window, so that memory does not grow with their number
-        flat = kept[:, w].transpose(1, 0, 2).reshape(regions, 2 * size)
-        drawn += by_window[:, w, None] * (by_region @ flat)
+    by_window = np.random.default_rng(seed).multinomial(windows, np.full(windows, 1 / windows), size=draws)  # [D, W]
+    flat = kept.transpose(1, 2, 0, 3).reshape(windows, regions, 2 * size)
+    parts, start = [], 0
+    for by_region in times_drawn(regions, draws, seed):  # [D', R]; memory does not grow with the draws
+        stop = start + len(by_region)
+        parts.append(sum(by_window[start:stop, w, None] * (by_region @ flat[w]) for w in range(windows)))
+        start = stop
+    drawn = np.concatenate(parts)
     sampled = from_sums(drawn.reshape(draws, 2, size))[metric]
     ratios = _relative(sampled[:, 0], sampled[:, 1])
     finite = ratios[np.isfinite(ratios)]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stmp.errors import ConfigError
 from stmp.evaluation.calibration import Reliability
 from stmp.evaluation.metrics import LOWER_IS_BETTER, METRICS, SUMS, from_sums, interval, resample, summary
 from stmp.evaluation.slices import Cells
 
 Totals = dict[str, np.ndarray]
+"""By model."""
 SKILL_METRICS = ("mse", "mae", "wape", "wql", "sql")
 
 
@@ -64,7 +64,7 @@ class Backtest:
     levels: tuple[float, ...]
     origins: np.ndarray
     totals: Totals
-    by_origin: dict[str, list[np.ndarray]]
+    by_origin: Totals
     by_event: Totals
     by_series: Totals
     reliability: dict[str, Reliability]
@@ -121,49 +121,6 @@ class Backtest:
     def write_json(self, path: str | Path) -> None:
         """Write `to_dict` as JSON."""
         Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-    def merge(self, other: Backtest) -> Backtest:
-        """The backtest over this shard's regions and another's: the same origins and models, other regions."""
-        if self.settings | {"skipped_before_first_sale": 0} != other.settings | {"skipped_before_first_sale": 0}:
-            raise ConfigError(
-                "Backtests of different settings cannot be merged; run both shards with the same arguments."
-            )
-        if set(self.regions) & set(other.regions) or list(self.totals) != list(other.totals):
-            raise ConfigError("Backtests to merge must hold the same models and no region twice.")
-
-        def join(left: Totals, right: Totals) -> Totals:
-            return {m: np.concatenate([left[m], right[m]]) for m in left}
-
-        def add(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, Any]:
-            return {m: left[m] + right[m] for m in left}
-
-        none = np.zeros(0, dtype=bool)
-        names = dict.fromkeys([*self.groups, *other.groups])
-        sizes = len(self.regions), len(other.regions)
-        pad = [np.zeros(size, dtype=bool) for size in sizes]
-        groups = {g: np.concatenate([self.groups.get(g, pad[0]), other.groups.get(g, pad[1]), none]) for g in names}
-        cold = dict(self.cold) or dict(other.cold)
-        for days in set(self.cold) & set(other.cold):
-            a, b = self.cold[days], other.cold[days]
-            cold[days] = Cold(days, a.regions + b.regions, join(a.totals, b.totals))
-        skipped = "skipped_before_first_sale"
-        return replace(
-            self,
-            regions=self.regions + other.regions,
-            totals=join(self.totals, other.totals),
-            by_origin={
-                m: [a + b for a, b in zip(self.by_origin[m], other.by_origin[m], strict=True)] for m in self.by_origin
-            },
-            by_event=add(self.by_event, other.by_event),
-            by_series=add(self.by_series, other.by_series),
-            reliability=add(self.reliability, other.reliability),
-            groups=groups,
-            cold=cold,
-            cold_reason=None if cold else self.cold_reason,
-            examples=pd.concat([self.examples, other.examples], ignore_index=True),
-            settings=self.settings | {skipped: self.settings[skipped] + other.settings[skipped]},
-            warnings=tuple(dict.fromkeys(self.warnings + other.warnings)),
-        )
 
     # --- how the tables are made -------------------------------------------------------------------------------
 

@@ -54,6 +54,13 @@ def test_an_alarm_is_an_exit_code_and_an_event(shop: Path, capsys: pytest.Captur
     assert not (shop / "out" / "event.json").exists()
 
 
+def test_data_that_exceed_memory_are_watched_from_disk(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert monitor(shop, "twice", "--json", str(shop / "result.json")) == 3
+    monkeypatch.setenv("STMP_PANEL_MEMORY_GB", "0")
+    assert monitor(shop, "twice", "--json", str(shop / "mapped.json")) == 3
+    assert json.loads((shop / "mapped.json").read_text()) == json.loads((shop / "result.json").read_text())
+
+
 def test_inputs_that_changed_are_told(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert monitor(shop, "forecasts", "--set", "wape=9", "--set", "bias=9", "--set", "coverage_80=1",
                    "--set", "drift=1e-9") == 3  # fmt: skip

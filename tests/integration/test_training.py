@@ -284,10 +284,10 @@ def test_a_shard_larger_than_memory_trains_the_same(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     models = {}
     for memory in ("", "0"):
-        monkeypatch.setenv("STMP_SHARD_MEMORY_GB", memory)
-        with caplog.at_level(logging.INFO, "stmp.training"):
+        monkeypatch.setenv("STMP_PANEL_MEMORY_GB", memory)
+        with caplog.at_level(logging.INFO, "stmp.data"):
             models[memory] = Path(go(data, tmp_path / f"out{memory}").model)
-        assert ("it is mapped from disk" in caplog.text) == bool(memory)
+        assert ("they are mapped from disk" in caplog.text) == bool(memory)
     for name in ("weights.safetensors", "forecaster.json"):
         assert (models[""] / name).read_bytes() == (models["0"] / name).read_bytes()
     assert not list(tmp_path.glob("stmp-shard-*"))

@@ -24,7 +24,7 @@ from stmp.evaluation.baselines import (
 )
 from stmp.evaluation.baselines.base import Rows
 from stmp.evaluation.baselines.features import build_features, from_ratio, to_ratio
-from stmp.evaluation.baselines.statistical import fill_by_season
+from stmp.evaluation.baselines.statistical import fill_by_season, sample_of
 from stmp.evaluation.leak import assert_no_leak
 from stmp.evaluation.metrics import from_sums
 
@@ -281,7 +281,7 @@ def test_the_ratio_goes_there_and_back():
 def test_ets_follows_the_week_and_leaves_a_sample_of_the_rest_unforecast():
     pytest.importorskip("statsforecast")
     panel = make(days=120, missing=0.0, fairs=(5,))
-    forecast = ETS(max_rows=2).predict(panel, panel.dates[100], 14)
+    forecast = ETS(sample_of(panel, series=2)).predict(panel, panel.dates[100], 14)
     assert np.isnan(forecast.mean[1:3]).all()
     done = np.isfinite(forecast.mean[:, 0, 0])
     assert done.tolist() == [True, False, False, True]
@@ -291,7 +291,7 @@ def test_ets_follows_the_week_and_leaves_a_sample_of_the_rest_unforecast():
     assert 0.6 < ((actual[seen] >= low) & (actual[seen] <= high)).mean() <= 1.0
     young = panel.with_history(panel.dates[100], 10)
     np.testing.assert_array_equal(
-        ETS(max_rows=None).predict(young, panel.dates[100], 14).mean,
+        ETS().predict(young, panel.dates[100], 14).mean,
         SeasonalNaive().predict(young, panel.dates[100], 14).mean,
     )
 

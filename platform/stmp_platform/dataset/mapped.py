@@ -6,7 +6,9 @@ ends, however it ends. Nothing is ever written to what is mapped, so that the sy
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,13 +21,60 @@ import torch
 from torch import Tensor
 
 from stmp.data.panel import Panel
-from stmp_platform.dataset.manifest import Manifest
-from stmp_platform.dataset.storage import Reader, axis_of, calendar_of, layout_of, read_panel
+from stmp_platform.dataset.manifest import Manifest, load_manifest
+from stmp_platform.dataset.storage import Reader, axis_of, calendar_of, layout_of, read_panel, region_names
+from stmp_platform.settings import Settings
+
+logger = logging.getLogger("stmp.data")
 
 FIELDS = ("sales", "observed", "closed", "past", "known")
 """Of a panel, those with a value for each region and period."""
 BLOCK_BYTES = 2**25
 """Of a panel, read and written together."""
+COPIES = 2.5
+"""What a panel in memory takes, in sizes of it: as it is read, what of it is worked on, for a moment what filling its
+gaps needs (docs/scale.md)."""
+CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def fits(manifest: Manifest, regions: int, split: bool, settings: Settings) -> bool:
+    """Whether the panel of so many regions may be in this process' memory.
+
+    It may take what ``STMP_PANEL_MEMORY_GB`` says, else half of the machine's or container's, shared among its workers.
+    """
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    sizes += [int(text) for file in CGROUP if file.is_file() and (text := file.read_text().strip()).isdecimal()]
+    allowed = min(sizes) / 2 / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if settings.panel_memory_gb is not None:
+        allowed = settings.panel_memory_gb * 1e9
+    needed = COPIES * panel_bytes(manifest, regions, split)
+    if needed > allowed:
+        logger.info(
+            "%s: regions=%d need %.2f GB, more than %.2f: they are mapped from disk",
+            manifest.name, regions, needed / 1e9, allowed / 1e9,
+        )  # fmt: skip
+    return needed <= allowed
+
+
+def open_panel(uri: str, settings: Settings) -> Panel:
+    """All regions of a dataset: in memory, or mapped from disk if they do not fit there.
+
+    Parameters
+    ----------
+    uri : str
+        Folder of the dataset.
+
+    Raises
+    ------
+    DataError
+        As in `read_panel`.
+    OSError
+        If the disk is full.
+    """
+    manifest = load_manifest(uri)
+    if fits(manifest, manifest.regions, False, settings):
+        return read_panel(uri)
+    return read_mapped(uri, region_names(uri), split=False)[0]
 
 
 def panel_bytes(manifest: Manifest, regions: int, split: bool = False) -> int:

@@ -176,7 +176,7 @@ def gather(
     trial = OnTrial(CHALLENGER, challenger, levels)
     cold = [str(r) for r in panel.regions if not any(str(r) in c.trained_regions for c in (facts, theirs) if c)]
     try:
-        cost = cost_of(trial, weights_of(challenger), panel.until(origins[-1]), origins[-1], horizon)
+        cost = cost_of(trial, weights_of(challenger), panel, origins[-1], horizon)
         paired = compare(
             {CHALLENGER: trial, opponent: OnTrial(opponent, other, levels)},
             panel, origins, horizon,

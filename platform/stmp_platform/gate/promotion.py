@@ -98,7 +98,7 @@ def promote(
     RegistryError
         If the registry does not answer, the champion cannot forecast these data, or another promotion came first.
     """
-    from stmp_platform.dataset import load_manifest, read_panel
+    from stmp_platform.dataset import load_manifest, open_panel
 
     settings, rules = settings or Settings.from_env(), rules or Rules()
     manifest = load_manifest(data)
@@ -109,8 +109,9 @@ def promote(
         return Decision(version, before, [], None, {})
     ours = _load(version.name, version.version, settings)
     theirs = None if before is None else _load(version.name, before, settings)
+    panel = open_panel(data, settings)
     try:
-        evidence = gather(ours, theirs, read_panel(data), manifest, rules, today, recorded=version.dataset_fingerprint)
+        evidence = gather(ours, theirs, panel, manifest, rules, today, recorded=version.dataset_fingerprint)
     except TrialError as error:
         raise RegistryError(
             f"The champion {version.name}/{before} cannot forecast {data}, so there is nothing to measure against: "

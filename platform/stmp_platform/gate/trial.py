@@ -103,12 +103,12 @@ def cost_of(trial: OnTrial, weights_mb: float, panel: Panel, origin: DateLike, h
     weights_mb : float
         Size of its weights.
     """
-    few = panel.select(np.arange(min(BATCH, panel.shape[0])))
+    few = panel.select(np.arange(min(BATCH, panel.shape[0]))).until(origin)
     gc.collect()
     before = _reset_peak()
     trial.predict(few, origin, horizon)
     peak = None if before is None else max(0.0, _status("VmHWM") - before)
-    one = panel.select(np.arange(1))
+    one = few.select(np.arange(1))
     times = []
     for _ in range(REPEATS):
         began = time.perf_counter()

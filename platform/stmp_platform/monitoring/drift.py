@@ -62,17 +62,13 @@ def drift(panel: Panel, reference: slice, recent: slice) -> dict[str, float]:
         Positions of days.
     """
     found = {}
-    sales = np.where(panel.observed.cpu().numpy(), panel.sales.cpu().numpy(), np.nan)  # [R, T, G]
+    sales, observed = panel.sales.cpu().numpy(), panel.observed.cpu().numpy()  # [R, T, G]
     for g, name in enumerate(panel.series):
         label = "sales" if len(panel.series) == 1 else f"sales of {name}"
         # Closed days and days before a region opened are no missing values.
-        found[label] = stability(*(_finite(sales[:, days, g]) for days in (reference, recent)))
+        found[label] = stability(*(sales[:, days, g][observed[:, days, g]] for days in (reference, recent)))
     for names, values in ((panel.known_names, panel.known), (panel.past_names, panel.past)):
         table = values.cpu().numpy()
         for i, name in enumerate(names):
             found[name] = stability(table[:, reference, i].ravel(), table[:, recent, i].ravel())
     return found
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    return values[np.isfinite(values)]

@@ -16,6 +16,7 @@ from stmp_platform.monitoring.log import read_log
 from stmp_platform.monitoring.measures import match, roll
 from stmp_platform.monitoring.report import Watched, write
 from stmp_platform.monitoring.watch import Thresholds, findings
+from stmp_platform.settings import Settings
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
@@ -47,12 +48,12 @@ def monitor(data: str, forecasts: str, baseline: str, out: str, thresholds: Thre
     ConfigError
         If the baseline is no backtest, or is of days that the data do not have.
     """
-    from stmp_platform.dataset import load_manifest, read_panel
+    from stmp_platform.dataset import load_manifest, open_panel
 
     thresholds = thresholds or Thresholds()
     promised = read_baseline(baseline)
     manifest = load_manifest(data)
-    panel = read_panel(data)
+    panel = open_panel(data, Settings.from_env())
     log, levels = read_log(forecasts)
     sold = match(log, levels, panel)
     reference, groups = _reference(panel, promised)

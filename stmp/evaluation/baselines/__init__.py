@@ -13,7 +13,7 @@ from stmp.evaluation.baselines.boosting import LightGBM
 from stmp.evaluation.baselines.foundation import Chronos2
 from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
 from stmp.evaluation.baselines.recurrent import BODIES, Recurrent
-from stmp.evaluation.baselines.statistical import ETS
+from stmp.evaluation.baselines.statistical import ETS, sample_of
 
 __all__ = [
     "FOUNDATION", "LEVELS", "NAMES", "NEURAL", "Baseline", "Chronos2", "ETS", "LightGBM", "Recurrent",
@@ -26,6 +26,9 @@ NEURAL = tuple(BODIES)
 """Networks of the paper's time, which take minutes to train."""
 FOUNDATION = ("chronos2",)
 """Networks that were trained elsewhere, whose weights must be fetched."""
+
+LEARNED_FROM = 5000
+"""Regions at most that baselines learn from. They draw fewer points from all regions than these have."""
 
 
 def make_baselines(
@@ -51,7 +54,8 @@ def make_baselines(
     names : sequence of str
         Which of `NAMES`, `NEURAL` and `FOUNDATION`.
     regions : sequence of str, optional
-        Regions to learn from, the model's ``trained_regions``; by default all.
+        Regions to learn from, the model's ``trained_regions``; by default all. Of more than `LEARNED_FROM` some are
+        taken.
     levels : tuple of float
         Quantile levels, those of the model.
     threads : int
@@ -73,13 +77,15 @@ def make_baselines(
         elif name == "same_festival_last_year":
             made[name] = SameFestivalLastYear(levels=levels)
         elif name == "ets":
-            made[name] = ETS(levels=levels)
+            made[name] = ETS(sample_of(panel), levels=levels)
         elif name == "chronos2":
             made[name] = Chronos2(levels=levels)
         else:
             rows = np.arange(len(panel.regions))
             if regions is not None:
                 rows = np.flatnonzero(np.isin(panel.regions.astype(str), list(regions)))
+            if len(rows) > LEARNED_FROM:
+                rows = rows[np.linspace(0, len(rows) - 1, LEARNED_FROM).round().astype(int)]
             learner: LightGBM | Recurrent = LightGBM(seed=seed, threads=threads, levels=levels)
             if name in NEURAL:
                 learner = Recurrent(name, seed=seed, levels=levels)

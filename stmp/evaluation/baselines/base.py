@@ -23,10 +23,8 @@ class Rows:
     ----------
     panel : Panel
         One series a row; T reaches to the last day of the horizon.
-    shape : tuple of int
-        Regions and series of the panel that the rows were made of.
-    region_of : ndarray of int [N]
-        Position of each row's region in the panel it was made of.
+    region : ndarray of str [N]
+        Name of each row's region.
     origin : int
         Position of the last day whose sales are known; the horizon is ``origin + 1 .. origin + horizon``.
     sales, observed, closed : ndarray [N, T]
@@ -34,8 +32,7 @@ class Rows:
     """
 
     panel: Panel
-    shape: tuple[int, int]
-    region_of: np.ndarray
+    region: np.ndarray
     origin: int
     horizon: int
     sales: np.ndarray
@@ -63,8 +60,7 @@ class Rows:
         rows = known.split_series()
         return cls(
             panel=rows,
-            shape=(panel.shape[0], panel.shape[2]),
-            region_of=known.series_rows()[0],
+            region=known.regions[known.series_rows()[0]],
             origin=at,
             horizon=horizon,
             sales=rows.sales[:, :, 0].cpu().numpy(),
