@@ -1,9 +1,10 @@
 """Scale: what each part of the work costs for one region, against the number of regions.
 
 A made-up retailer of three years is ingested, and then worked on as one of several workers would: its shard is read,
-trained on for some steps, remembered for serving (psi and attention's keys, what `Online` keeps), and forecast. Each
-measurement runs in a process of its own, because peak memory is that of a process; processor seconds, for the machine
-may have other work. Results are added to `results/scale.json`.
+trained on for some steps, remembered for serving (psi and attention's keys, what `Online` keeps), and forecast.
+Backtest and gate have all regions, mapped from disk, one origin of 14 days and the seasonal naive beside the model.
+Each measurement runs in a process of its own, because peak memory is that of a process; processor seconds, for the
+machine may have other work. Results are added to `results/scale.json`.
 
     python -m benchmarks.scale --regions 1000
     python -m benchmarks.scale --regions 100000 --workers 10 --folder /where/there/is/10/GB
@@ -13,6 +14,7 @@ may have other work. Results are added to `results/scale.json`.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import resource
@@ -31,19 +33,25 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ingest import size_of, write_raw
+from benchmarks.memory import watched
 from benchmarks.step import make_trainer
 from stmp.config import Config
 from stmp.data.panel import Panel
+from stmp.evaluation.backtest import backtest
+from stmp.evaluation.baselines import SeasonalNaive
 from stmp.forecaster import Forecaster
 from stmp.online import Online
-from stmp_platform.dataset import ingest, read_panel
+from stmp_platform.dataset import ingest, load_manifest, open_panel, read_panel
+from stmp_platform.gate import Rules
+from stmp_platform.gate.evidence import gather
+from stmp_platform.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 STEPS, WARM = 12, 3
 SAMPLE = 1000
 """Regions of the shard that are remembered and forecast: both work in chunks, so that their number changes nothing."""
 HORIZON = 14
-TASKS = ("ingest", "shard", "step", "remember", "forecast")
+TASKS = ("ingest", "shard", "step", "remember", "forecast", "backtest", "gate")
 
 
 def used() -> float:
@@ -70,6 +78,8 @@ def forecaster_of(panel: Panel) -> Forecaster:
 
 def run(task: str, folder: Path, workers: int) -> dict[str, float]:
     """One measurement: processor seconds, peak bytes, and the regions that they were for."""
+    if task in ("backtest", "gate"):
+        return judged(task, str(folder / "dataset"))
     if task == "ingest":
         before = used()
         ingest(folder / "dataset.yaml", str(folder / "dataset"))
@@ -108,6 +118,24 @@ def run(task: str, folder: Path, workers: int) -> dict[str, float]:
     return found | ({"kept_bytes": size_in_memory(kept.memory)} if isinstance(kept, Online) else {})
 
 
+def judged(task: str, data: str) -> dict[str, float]:
+    """All regions forecast and scored, and what is told of them; the peak is of anonymous memory."""
+    settings = Settings.from_env().model_copy(update={"panel_memory_gb": 0.0})
+    before = used()
+    with watched() as peak:
+        panel = open_panel(data, settings)
+        last = panel.index_of(panel.last_observed)
+        start = panel.dates[last - HORIZON]
+        model = forecaster_of(panel.select(np.arange(SAMPLE)).until(start))
+        if task == "gate":
+            rules = Rules.model_validate({"windows": {"most": 1, "least": 1, "cold_histories": []}})
+            gather(model, None, panel, load_manifest(data), rules, datetime.date.today())
+        else:
+            rivals = {"stmp": model, "naive": SeasonalNaive()}
+            backtest(rivals, panel, start, panel.dates[last], HORIZON, cold_histories=(), progress=False).to_dict()
+    return {"processor_seconds": used() - before, "peak_bytes": peak.bytes, "regions": panel.shape[0]}
+
+
 def size_in_memory(value: Any) -> int:
     """Bytes of all tensors in nested dataclasses and sequences."""
     if isinstance(value, torch.Tensor):
@@ -132,7 +160,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     names = (
         "regions", "workers", "ingest, s of processor for 1,000 regions", "peak", "regions of a shard",
         "panel, kB a region", "peak", "step, ms of processor", "remember, ms a region", "peak, kB a region",
-        "forecast, ms a region",
+        "forecast, ms a region", "backtest, ms a region", "peak", "gate, ms a region", "peak",
     )  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|--:" * len(names) + "|"]
     for row in rows:
@@ -145,6 +173,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [f"{at['remember']['processor_seconds'] / at['remember']['regions'] * 1e3:.2f}"]
         cells += [f"{at['remember']['peak_bytes'] / at['remember']['regions'] / 1e3:.0f}"]
         cells += [f"{at['forecast']['processor_seconds'] / at['forecast']['regions'] * 1e3:.2f}"]
+        for task in ("backtest", "gate"):  # of all regions
+            cells += [f"{at[task]['processor_seconds'] / row['regions'] * 1e3:.2f}"]
+            cells += [f"{at[task]['peak_bytes'] / 1e9:.2f} GB"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.ingest import write_raw
+from benchmarks.memory import watched
 from stmp.config import Config
 from stmp.learning.meta import MetaTrainer
 from stmp_platform.dataset import ingest, load_manifest
@@ -37,21 +37,9 @@ WAYS = {"memory": "1e9", "disk": "0"}
 SHOWN = {"memory": "in memory", "disk": "mapped from disk"}
 
 
-def anonymous() -> int:
-    """Bytes of this process that belong to no file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
-
-
 def run(folder: Path, way: str) -> dict[str, Any]:
     """Train for some steps; peak of anonymous memory above that of the start, seconds of a step, and the weights."""
-    peak, times, ended = 0, list[float](), threading.Event()
-    start, step = anonymous(), MetaTrainer.train_step
-
-    def watch() -> None:
-        nonlocal peak
-        while not ended.wait(0.005):
-            peak = max(peak, anonymous())
+    times, step = list[float](), MetaTrainer.train_step
 
     def timed(self: MetaTrainer) -> None:
         before = time.process_time()
@@ -59,14 +47,11 @@ def run(folder: Path, way: str) -> dict[str, Any]:
         times.append(time.process_time() - before)
 
     MetaTrainer.train_step = timed  # type: ignore[method-assign]
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     config = Config.from_mapping({}, [f"train.max_steps={STEPS}"])
-    result = train(str(folder / "dataset"), config, out=str(folder / way), track=False)
-    ended.set()
-    watcher.join()
+    with watched() as peak:
+        result = train(str(folder / "dataset"), config, out=str(folder / way), track=False)
     weights = (Path(result.model) / "weights.safetensors").read_bytes()
-    return {"anonymous_bytes": peak - start, "step_seconds": sorted(times)[len(times) // 2], "weights": hash(weights)}
+    return {"anonymous_bytes": peak.bytes, "step_seconds": sorted(times)[len(times) // 2], "weights": hash(weights)}
 
 
 def measure(folder: Path, way: str) -> dict[str, Any]:
