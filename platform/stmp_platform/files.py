@@ -13,11 +13,37 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from stmp_platform.settings import Settings
+
+
+@contextlib.contextmanager
+def _beside(target: Path, data: bytes) -> Iterator[Path]:
+    """A file with some content beside another's place, on disk when it is yielded; removed if it is not moved."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _link(written: Path, target: Path) -> None:
+    """Give a file another name, if nothing has that name yet."""
+    try:
+        target.hardlink_to(written)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links; what is copied may be met by half
+        with target.open("xb") as file:
+            file.write(written.read_bytes())
 
 
 class Folder:
@@ -76,26 +102,16 @@ class Folder:
         if not self.local:
             self.fs.pipe_file(at, data)
             return
-        target = Path(at)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        with _beside(Path(at), data) as written:
+            written.replace(at)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file where there is none; of several that do so at once only one is told that it has."""
+        """Write a file whole where there is none; of several that do so at once only one is told that it has."""
         at = self._at(name)
         try:
             if self.local:
-                Path(at).parent.mkdir(parents=True, exist_ok=True)
-                with Path(at).open("xb") as file:
-                    file.write(data)
+                with _beside(Path(at), data) as written:
+                    _link(written, Path(at))
             else:
                 self.fs.pipe_file(at, data, mode="create")
         except FileExistsError:

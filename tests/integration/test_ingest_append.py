@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from stmp.errors import ConfigError, DataError
-from stmp_platform.dataset import ingest, load_manifest, read_panel
+from stmp_platform.dataset import generations, ingest, load_manifest, read_panel
 from stmp_platform.dataset.manifest import Manifest
 from tests.raw_tables import DAYS, LAST_SALE, RawTables, shops
+
+ingesting = importlib.import_module("stmp_platform.dataset.ingest")  # the package's name for it is the function's
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,17 @@ def _begin(part: RawTables, tmp_path: Path) -> Manifest:
 
 def _same_data(one: Manifest, two: Manifest) -> None:
     """All that is said of the data is the same; where files lie and when they were written may differ."""
-    ignored = {"created_at", "data", "source", "spec", "tables", "warnings", "regions_file", "defaults_file"}
+    ignored = {
+        "created_at",
+        "data",
+        "source",
+        "spec",
+        "tables",
+        "warnings",
+        "regions_file",
+        "defaults_file",
+        "replaces",
+    }
     assert one.model_dump(exclude=ignored) == two.model_dump(exclude=ignored)
     told = [[fault.what for fault in manifest.warnings if "negative" not in fault.what] for manifest in (one, two)]
     assert told[0] == told[1]
@@ -171,3 +187,69 @@ def test_appending_days_of_few_regions_and_a_text_column_of_numbers(raw: RawTabl
     manifest = _append(part, tmp_path, "rest", "csv")
     assert manifest.column("deal").kind == "text"
     assert manifest.fingerprint == at_once.fingerprint
+
+
+# --- several at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """What is done when the next ingest has written its files, and before they become the dataset."""
+
+    def then(work: Callable[[], object]) -> None:
+        def late(*arguments: Any) -> Manifest:
+            monkeypatch.setattr(ingesting, "publish", generations.publish)
+            work()
+            return generations.publish(*arguments)
+
+        monkeypatch.setattr(ingesting, "publish", late)
+
+    return then
+
+
+def test_of_two_who_append_at_once_the_later_one_is_refused(
+    raw: RawTables, tmp_path: Path, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    _begin(raw.until(DAYS[20]), tmp_path)
+    meanwhile(lambda: _append(raw.until(DAYS[21], DAYS[21]), tmp_path, "first to end"))
+    with pytest.raises(DataError, match=r"changed by another ingest while this one was at work.*run it again"):
+        _append(raw.until(DAYS[22], DAYS[21]), tmp_path, "too late")
+    there = load_manifest(str(tmp_path / "data"))
+    assert there.last_sales_date == str(DAYS[21].date()), "what the first has written is not lost"
+    assert len(read_panel(str(tmp_path / "data")).regions) == there.regions
+    assert sorted(p.name for p in (tmp_path / "data" / "data").iterdir()) == sorted(
+        Path(name).name for name in (there.data, there.replaces or "")
+    )
+    again = _append(raw.until(DAYS[22], DAYS[22]), tmp_path, "again")
+    assert again.last_sales_date == str(DAYS[22].date())
+
+
+def test_of_two_who_write_it_anew_both_do(
+    raw: RawTables, tmp_path: Path, meanwhile: Callable[[Callable[[], object]], None]
+) -> None:
+    _begin(raw.until(DAYS[20]), tmp_path)
+    meanwhile(lambda: _begin(raw.until(DAYS[25]), tmp_path))
+    last = _begin(raw.until(DAYS[22]), tmp_path)
+    assert load_manifest(str(tmp_path / "data")) == last
+    assert len(read_panel(str(tmp_path / "data")).regions) == last.regions
+    assert len(list((tmp_path / "data" / "data").iterdir())) == 2
+
+
+def test_what_a_process_wrote_that_died_before_the_manifest_is_gone_on_from(raw: RawTables, tmp_path: Path) -> None:
+    manifest = tmp_path / "data" / "manifest.json"
+    _begin(raw.until(DAYS[20]), tmp_path)
+    before = manifest.read_bytes()
+    _append(raw.until(DAYS[21], DAYS[21]), tmp_path, "killed")
+    manifest.write_bytes(before)  # as if it had died just before
+    found = _append(raw.until(DAYS[22], DAYS[22]), tmp_path, "next")
+    assert found.last_sales_date == str(DAYS[22].date())
+    dates = read_panel(str(tmp_path / "data")).observed.any(dim=2).any(dim=0)
+    assert dates[20:23].all()
+
+
+def test_what_a_dead_ingest_left_goes_after_a_week(raw: RawTables, tmp_path: Path) -> None:
+    _begin(raw.until(DAYS[20]), tmp_path)
+    for stamp in ("20200101T000000", f"{datetime.now(UTC):{generations.STAMP}}"):
+        (tmp_path / "data" / "data" / f"{stamp}-0000").mkdir()
+    _begin(raw.until(DAYS[20]), tmp_path)
+    assert [p.name[:8] for p in (tmp_path / "data" / "data").glob("*-0000")] == [f"{datetime.now(UTC):%Y%m%d}"]

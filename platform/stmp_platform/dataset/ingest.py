@@ -9,19 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from stmp.errors import ConfigError, DataError, StmpError
-from stmp_platform.dataset.manifest import DataFile, FactTable, Manifest, load_manifest, save_manifest
+from stmp_platform.dataset.generations import all_or_nothing, latest, new_generation, publish
+from stmp_platform.dataset.manifest import DataFile, FactTable, Manifest
 from stmp_platform.dataset.plan import OldTables, Plan, make_plan, regions_table
 from stmp_platform.dataset.raw import Engine, list_sql
 from stmp_platform.dataset.scratch import scratch_folder
@@ -30,8 +27,6 @@ from stmp_platform.dataset.storage import Reader
 from stmp_platform.dataset.survey import Survey
 from stmp_platform.dataset.writing import Writer, update_digest
 from stmp_platform.files import Folder
-
-DATA = "data"
 
 
 def ingest(
@@ -64,32 +59,32 @@ def ingest(
         If the spec is at fault, or does not fit the dataset that is appended to.
     FaultyData
         A DataError that lists every fault of the data. The dataset that was there is untouched.
+    DataError
+        If the tables cannot be read, or another ingest has changed the dataset that is appended to.
     """
     spec = spec if isinstance(spec, DatasetSpec) else load_spec(spec)
     if revise and not append:
         raise ConfigError("revise replaces rows of a dataset that is there: use it together with append")
     out_uri = os.fspath(out_uri)
     folder = Folder(out_uri)
-    old = load_manifest(out_uri) if append else None
+    before = latest(out_uri) if append else _latest_or_none(out_uri)
+    old = before if append else None
     if old is not None:
         _check_same_roles(old.spec, spec)
-    previous = old or _manifest_that_is_there(out_uri)
-    generation = f"{DATA}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    generation = new_generation()
     with scratch_folder(folder) as work:
         engine = Engine(work, memory_limit, threads)
         try:
             plan = make_plan(engine, spec, old, _old_tables(engine, folder, old), revise)
-            with _all_or_nothing(folder, generation):
+            with all_or_nothing(folder, generation):
                 manifest = _write(engine, plan, folder, generation, revise)
-                save_manifest(manifest, folder)
+                return publish(manifest, folder, before, append)
         except duckdb.OutOfMemoryException as error:
             raise StmpError(f"ingest needs more than memory_limit={memory_limit}: raise it. {error}") from error
         except duckdb.Error as error:
             raise DataError(f"the raw tables cannot be read: {error}") from error
         finally:
             engine.close()
-    _drop_old_generations(folder, {manifest.data, *([previous.data] if previous else [])})
-    return manifest
 
 
 def _write(engine: Engine, plan: Plan, folder: Folder, generation: str, revise: bool) -> Manifest:
@@ -235,34 +230,8 @@ def _old_tables(engine: Engine, folder: Folder, old: Manifest | None) -> OldTabl
     )
 
 
-# --- all or nothing ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _all_or_nothing(folder: Folder, generation: str) -> Iterator[None]:
-    """Take a generation's files away again where writing them fails, and the folders that are empty then."""
+def _latest_or_none(uri: str) -> Manifest | None:
     try:
-        yield
-    except BaseException:
-        root = folder.path.rstrip("/")
-        if folder.fs.exists(f"{root}/{generation}"):
-            folder.fs.rm(f"{root}/{generation}", recursive=True)
-        if folder.local:
-            for path in (Path(root) / DATA, Path(root)):
-                if path.is_dir() and not any(path.iterdir()):
-                    path.rmdir()
-        raise
-
-
-def _manifest_that_is_there(uri: str) -> Manifest | None:
-    try:
-        return load_manifest(uri)
+        return latest(uri)
     except DataError:
         return None  # nothing there, or nothing usable: it will be replaced
-
-
-def _drop_old_generations(folder: Folder, keep: set[str]) -> None:
-    """Remove files of earlier generations; the one before stays for readers that are at work."""
-    for name in folder.names(DATA):
-        if f"{DATA}/{name}" not in keep:
-            folder.fs.rm(f"{folder.path.rstrip('/')}/{DATA}/{name}", recursive=True)

@@ -115,6 +115,7 @@ class Manifest(_Part):
     tables: list[FactTable]
     buckets: int
     data: str  # the folder of this generation's files, relative to the manifest
+    replaces: str | None = None  # the folder of the generation before it
     regions_file: DataFile
     events_file: DataFile | None = None
     defaults_file: DataFile | None = None

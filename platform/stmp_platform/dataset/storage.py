@@ -198,12 +198,6 @@ def read_panel(
     )
 
 
-def read_calendar(uri: str, end: date | str | np.datetime64 | None = None) -> tuple[Calendar, np.ndarray]:
-    """The calendars of a dataset and which of them each region follows, without reading any sales."""
-    reader = Reader(uri)
-    return calendar_of(reader, reader.regions(), axis_of(reader.manifest, end))
-
-
 def _choose(ids: pd.Series, regions: Sequence[str] | None, shard: tuple[int, int] | None, uri: str) -> np.ndarray:
     chosen = np.arange(len(ids))
     if regions is not None:

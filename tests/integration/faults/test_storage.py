@@ -12,13 +12,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stmp.errors import DataError, TrainingError
-from stmp_platform.dataset import ingest, read_panel
+from stmp_platform.dataset import generations, ingest, read_panel
 from stmp_platform.dataset.manifest import Manifest, load_manifest
 from stmp_platform.dataset.scratch import scratch_folder
 from stmp_platform.files import Folder
@@ -176,7 +177,9 @@ ingest(*sys.argv[1:])
 """
 
 
-def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(shop: str, tmp_path: Path) -> None:
+def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy, raw = tmp_path / "data", shops(seed=1).write(tmp_path / "raw")
     shutil.copytree(shop, copy)
     before = load_manifest(str(copy))
@@ -186,6 +189,9 @@ def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(shop: str, tmp_pa
     assert load_manifest(str(copy)) == before
     assert len(read_panel(str(copy)).regions) == before.regions
     assert ingest(raw, str(copy)).fingerprint != before.fingerprint
+    assert len(list((copy / "data").iterdir())) == 3, "who is at work and who is dead cannot be told yet"
+    monkeypatch.setattr(generations, "LEFT", timedelta(0))
+    ingest(raw, str(copy))
     assert len(list((copy / "data").iterdir())) == 2, "what the killed one had written is gone"
 
 
