@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from stmp.learning.similarity import Similarity
     from stmp_platform.settings import Settings
 
+MOST = 2000
+"""Regions compared of each: distances are found between all pairs."""
+
 
 def similarity(
     sources: Sequence[str],
@@ -51,7 +54,7 @@ def similarity(
         If source and target cannot be compared.
     """
     from stmp.learning.similarity import rank
-    from stmp_platform.dataset import load_manifest, read_panel
+    from stmp_platform.dataset import load_manifest
     from stmp_platform.settings import Settings
 
     if source_data and len(source_data) != len(sources):
@@ -61,7 +64,7 @@ def similarity(
         )
     settings = Settings.from_env(tracking_uri)
     manifest = load_manifest(target)
-    panel = read_panel(target, end=manifest.last_sales_date)
+    panel = _some_regions(target, end=manifest.last_sales_date)
     if until is not None:
         panel = panel.until(panel.dates[panel.index_of(until)])
     given: list[str | None] = list(source_data) or [None] * len(sources)
@@ -80,25 +83,38 @@ def similarity(
 
 def _compare(source: str, data: str | None, target: Panel, seed: int, settings: Settings) -> Similarity:
     from stmp.learning.similarity import compare
-    from stmp_platform.dataset import load_manifest, read_panel
+    from stmp_platform.dataset import load_manifest
+    from stmp_platform.dataset.storage import region_names
     from stmp_platform.files import Folder
 
     if not source.startswith("models:") and Folder(source, settings).exists("manifest.json"):
-        return compare(load_manifest(source).name, read_panel(source), target, seed=seed)
+        return compare(load_manifest(source).name, _some_regions(source), target, seed=seed)
     forecaster = load_forecaster(source, settings)
     uri = data or trained_on(source, settings)
     if uri is None:
         raise ConfigError(f"It is not known which dataset {source} was trained on. Name it with --source-data.")
-    panel = read_panel(uri).until(forecaster.trained_until)
-    missing = sorted(set(forecaster.trained_regions) - set(panel.regions.tolist()))
+    missing = sorted(set(forecaster.trained_regions) - set(region_names(uri)))
     if missing:
         raise DataError(
             f"{uri} is not the dataset that {source} was trained on: it lacks {len(missing)} of its regions, such as "
             f"{missing[:3]}. Name the right one with --source-data."
         )
+    panel = _some_regions(uri).until(forecaster.trained_until)
     if panel.fingerprint != forecaster.fingerprint:
         warn(f"{uri} has changed since {source} was trained on it; its days up to {forecaster.trained_until} are read.")
     return compare(_name(source), panel, target, forecaster=forecaster, seed=seed)
+
+
+def _some_regions(uri: str, end: str | None = None) -> Panel:
+    """A dataset; of one with more than `MOST` regions as many, spread evenly."""
+    from stmp_platform.dataset import read_panel
+    from stmp_platform.dataset.storage import region_names
+
+    names = region_names(uri)
+    if len(names) > MOST:
+        say(f"{uri} has {len(names):,} regions; {MOST:,} of them, spread evenly, are compared.")
+        names = [names[i * len(names) // MOST] for i in range(MOST)]
+    return read_panel(uri, regions=names, end=end)
 
 
 def _name(source: str) -> str:

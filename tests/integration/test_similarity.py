@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.cli import run
-from jobs.similarity import _compare
+from jobs.similarity import _compare, similarity
 from stmp.data.panel import Panel
 from stmp.errors import DataError
 from stmp.forecaster import Forecaster
@@ -47,6 +47,15 @@ def test_sources_are_ranked_and_the_page_says_which(
     assert "Of 2 sources, out carries over best" in (page / "similarity.html").read_text()
 
 
+def test_of_many_regions_some_are_compared(
+    trained: Path, city: str, other_city: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.similarity.MOST", 6)
+    found = similarity([str(trained), city], other_city, until="2022-05-31")["ranking"]
+    assert [len(one["regions"]) for one in found] == [6, 6]
+    assert "has 14 regions; 6 of them, spread evenly, are compared" in capsys.readouterr().out
+
+
 def test_zero_shot_skill_reads_nothing_that_it_is_scored_on(trained: Path, other_city: str) -> None:
     """A source that is grafted at the first origin knows nothing later: its forecasts there do not change."""
     source = Forecaster.load(trained / "model")
@@ -79,7 +88,7 @@ def test_the_dataset_of_a_source_may_have_grown_but_not_be_another(
     read: Any = _compare(str(trained), other_city, target, 0, settings)
     assert "has changed since" in capsys.readouterr().err
     assert str(read.last_observed) == "2022-02-28", "what the source has not seen is not compared"
-    monkeypatch.setattr("stmp_platform.dataset.read_panel", lambda uri: target.select([0, 1]))
+    monkeypatch.setattr("stmp_platform.dataset.storage.region_names", lambda uri: list(target.regions[:2]))
     with pytest.raises(DataError, match="it lacks 11 of its regions"):
         _compare(str(trained), other_city, target, 0, settings)
 
