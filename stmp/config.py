@@ -155,11 +155,17 @@ class TrainConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """What is held out of training for early stopping."""
+    """What is held out of training, for early stopping and for what is measured of a trained network."""
 
     regions: float = Field(0.1, ge=0, lt=1, description="Share of regions never trained on (at most 200 are scored).")
     periods: int | None = Field(
         None, ge=0, description="Last periods before `--until` never trained on; by default 28 days or 8 weeks."
+    )
+    lean: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far forecasts lean to last year's sales of that week; by default as the last periods tell.",
     )
 
 

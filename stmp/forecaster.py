@@ -23,6 +23,7 @@ from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
 from stmp.learning.checkpoint import publish_folder
 from stmp.learning.conformal import Conformal
+from stmp.learning.lean import lean, season
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import history_of
 from stmp.nets.generative import STMP, Prediction
@@ -88,6 +89,8 @@ class Forecaster:
     provenance : Provenance
     conformal : Conformal, optional
         How far to stretch the quantiles; not at all by default.
+    lean : float
+        How far to lean towards last year's sales, 0 to 1.
     """
 
     def __init__(
@@ -98,8 +101,10 @@ class Forecaster:
         weights: dict[str, Tensor],
         provenance: Provenance,
         conformal: Conformal | None = None,
+        lean: float = 0.0,
     ) -> None:
         self.config, self.schema, self.feature_size, self.provenance = config, schema, feature_size, provenance
+        self.lean = lean
         self.conformal = conformal or Conformal.identity(len(schema.day_types), len(config.model.levels))
         self.model = STMP(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
         missing = set(self.model.state_dict()) ^ set(weights)
@@ -131,7 +136,7 @@ class Forecaster:
             source=trainer.source,
         )
         size = trainer.history.feature_size
-        return cls(trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal)
+        return cls(trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal, trainer.lean)
 
     @property
     def name(self) -> str:
@@ -248,6 +253,8 @@ class Forecaster:
         closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
+        if self.lean:
+            learned = lean(learned, levels.index(0.5), *season(history, rows, episode), self.lean)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)
         most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]
@@ -308,7 +315,7 @@ class Forecaster:
         """The same model, naming a registered version in its forecasts."""
         provenance = replace(self.provenance, version=version)
         weights = self.model.state_dict()
-        return Forecaster(self.config, self.schema, self.feature_size, weights, provenance, self.conformal)
+        return Forecaster(self.config, self.schema, self.feature_size, weights, provenance, self.conformal, self.lean)
 
     def save(self, path: str | Path) -> None:
         """Write a folder with weights (safetensors) and description (JSON), whole or not at all."""
@@ -324,6 +331,7 @@ class Forecaster:
             "schema": self.schema.to_json(),
             "feature_size": self.feature_size,
             "conformal": [list(row) for row in self.conformal.factors],
+            "lean": self.lean,
             "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -359,6 +367,7 @@ class Forecaster:
                 weights,
                 Provenance(**{**provenance, "trained_regions": tuple(provenance["trained_regions"])}),
                 Conformal(tuple(tuple(row) for row in description["conformal"])),
+                description.get("lean", 0.0),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The model in {folder} is damaged: {error}") from error

@@ -240,7 +240,7 @@ class Online:
         model = self.forecaster.config.model
         assert model.skip_periods is not None
         reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
-        if model.last_year:
+        if model.last_year or self.forecaster.lean:
             reach = max(reach, last_year_reach(self.panel.period_days))
         start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
         # Whole weeks are cut off, because weekdays are told by the index.

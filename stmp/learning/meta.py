@@ -195,7 +195,7 @@ class MetaTrainer:
         self.best: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
         self.bad_validations = 0
-        self.conformal = Conformal.identity(len(self.schema.day_types), len(config.model.levels))
+        self.lean, self.conformal = 0.0, Conformal.identity(len(self.schema.day_types), len(config.model.levels))
         self.step = 0
         self.seconds = 0.0
         self.out_of_time = False
@@ -341,9 +341,9 @@ class MetaTrainer:
         return scores
 
     def calibrate(self) -> None:
-        """Measure, with the weights that forecast, how far the quantiles must be stretched on unseen days."""
+        """Measure on unseen days, with the weights that forecast, how far to lean to last year and stretch ranges."""
         with self._with(self.best or self.average):
-            self.conformal = self.validator.calibrate(self.model, self.workers)
+            self.lean, self.conformal = self.validator.calibrate(self.model, self.workers)
 
     @contextmanager
     def _with(self, weights: dict[str, Tensor]) -> Iterator[None]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from stmp.config import Config
-from stmp.data.episodes import full_episode
+from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import History, Schema
 from stmp.data.panel import Panel
 from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
+from stmp.learning.lean import SHARES, choose_share, lean, losses_by_share, season
 from stmp.learning.workers import Workers
-from stmp.nets.generative import STMP
+from stmp.nets.generative import STMP, Prediction
 
 MAX_SCORED = 200
 """Regions of each kind that are scored: validation must not outweigh training."""
@@ -93,8 +94,8 @@ class Validator:
     def score(self, model: STMP, workers: Workers) -> dict[str, float]:
         """Mean loss over all points, by day type, and by seen and held-out regions; empty without any point."""
         sums = torch.zeros(len(self.day_types), 2, 2, dtype=torch.float64)  # day type, held out, (loss, points)
-        for panel, kinds, losses, points, _, _ in self._forecasts(model):
-            types = panel.day_type[:, self.first : self.last].cpu()
+        for history, kinds, _, losses, points, _ in self._forecasts(model):
+            types = history.panel.day_type[:, self.first : self.last].cpu()
             for kind in (0, 1):
                 rows = kinds == bool(kind)
                 for of, values in enumerate((losses, points)):
@@ -105,18 +106,33 @@ class Validator:
         scores |= {name: sums[i].sum(dim=0) for i, name in enumerate(self.day_types)}
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
 
-    def calibrate(self, model: STMP, workers: Workers) -> Conformal:
-        """The factors that make the model's quantiles hold on the validation days."""
-        levels = self.config.model.levels
+    def calibrate(self, model: STMP, workers: Workers) -> tuple[float, Conformal]:
+        """How far to lean towards last year, and the factors that make the quantiles hold on the validation days."""
+        levels, days = self.config.model.levels, slice(self.first, self.last)
+        share, middle = self.config.validation.lean, levels.index(0.5)
+        if share is None:
+            sums = torch.zeros(len(SHARES) + 2, dtype=torch.float64)
+            for history, quantiles, level, guess, seen in self._quantiles(model):
+                sales, observed = history.panel.sales[:, days], history.panel.observed[:, days]
+                sums += losses_by_share(history, quantiles, level, sales, observed, levels, guess, seen)
+            share = choose_share(workers.reduce(sums, "sum"))
         counts = torch.zeros(len(self.day_types), len(levels), BINS, dtype=torch.float64)
-        for panel, _, _, _, quantiles, truth in self._forecasts(model):
-            days = slice(self.first, self.last)
-            observed, types = panel.observed[:, days], panel.day_type[:, days]
-            counts += count_ratios(quantiles, truth, observed, types, len(self.day_types), levels)
-        return fit_conformal(workers.reduce(counts, "sum"), levels)
+        for history, quantiles, level, guess, seen in self._quantiles(model):
+            truth = history.scale(history.panel.sales[:, days], level)
+            observed, types = history.panel.observed[:, days], history.panel.day_type[:, days]
+            leaned = lean(quantiles, middle, guess, seen, share)
+            counts += count_ratios(leaned, truth, observed, types, len(self.day_types), levels)
+        return share, fit_conformal(workers.reduce(counts, "sum"), levels)
 
-    def _forecasts(self, model: STMP) -> Iterator[tuple[Panel, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """Panel, held out or not, losses, points, quantiles and truth (both transformed) of each chunk of regions."""
+    def _quantiles(self, model: STMP) -> Iterator[tuple[History, Tensor, Tensor, Tensor, Tensor]]:
+        """History, quantiles (transformed), level, and last year's `season` with where it is seen, of each chunk."""
+        for history, _, episode, _, _, prediction in self._forecasts(model):
+            rows = history.rows(episode.region, episode.start)
+            quantiles = model.head.quantiles(prediction.values, self.config.model.levels)
+            yield history, quantiles, prediction.level, *season(history, rows, episode)
+
+    def _forecasts(self, model: STMP) -> Iterator[tuple[History, Tensor, Episode, Tensor, Tensor, Prediction]]:
+        """History, held out or not, what is asked, losses, points and the answer, of each chunk of regions."""
         model.eval()
         for history, kinds in self.chunks:
             panel = history.panel
@@ -125,9 +141,7 @@ class Validator:
             with torch.no_grad():
                 episode = full_episode(panel, self.first - 1, self.last - self.first, supports, noise)
                 losses, points, prediction = model.loss(history, episode)
-                quantiles = model.head.quantiles(prediction.values, self.config.model.levels)
-                truth = history.scale(panel.sales[:, self.first : self.last], prediction.level)
-            yield panel, kinds, losses, points, quantiles, truth
+            yield history, kinds, episode, losses, points, prediction
         model.train()
 
 

@@ -21,6 +21,7 @@ KINDS = {
     "two series": {"series": ("a", "b")},
     "paper": {"paper": True, "settings": ("model.instances=window",)},
     "own extractor": {"paper": True, "settings": ("model.share_extractor=false", "train.supports_forecast=20")},
+    "leaning": {"lean": 0.4},
     "samples": {"settings": ("model.samples=3", "model.skip_periods=[]")},
     "no psi, few supports": {"settings": ("model.psi=none", "train.supports_forecast=30")},
 }
@@ -48,6 +49,7 @@ def model(request: pytest.FixtureRequest) -> tuple[Forecaster, tuple[str, ...]]:
     trainer = make_trainer(panel, small_config(*kind.get("settings", ()), paper=kind.get("paper", False)), until=460)
     for _ in range(4):
         trainer.train_step()
+    trainer.lean = kind.get("lean", 0.0)
     until = str(panel.dates[459])
     return Forecaster.from_trainer(trainer, regions=tuple(panel.regions), until=until, fingerprint="x"), series
 
