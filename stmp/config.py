@@ -164,8 +164,8 @@ class ValidationConfig(_Section):
     lean: float | None = Field(
         None,
         ge=0,
-        le=1,
-        description="How far forecasts lean to last year's sales of that week; by default as the last periods tell.",
+        description="How soon forecasts lean on last year's sales of that week: 1/lean periods ahead these weigh half; "
+        "0 never; by default what is best on the last periods.",
     )
 
 

@@ -90,7 +90,7 @@ class Forecaster:
     conformal : Conformal, optional
         How far to stretch the quantiles; not at all by default.
     lean : float
-        How far to lean towards last year's sales, 0 to 1.
+        The rate at which forecasts lean on last year's sales (`stmp.learning.lean`); 0 not at all.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class Forecaster:
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
         if self.lean:
-            learned = lean(learned, levels.index(0.5), *season(history, rows, episode), self.lean)
+            learned = lean(learned, levels.index(0.5), *season(history, rows, episode), episode.horizon, self.lean)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)
         most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]

@@ -1,9 +1,14 @@
-"""How far forecasts lean towards last year's sales: one number, told by days that training never saw.
+"""Leaning on last year: a combination of the network's forecast with last year's sales, by a rate that is measured.
 
 With a year of history or little more, few of the days to learn from have a last year, and a network cannot learn what
-it is worth, though all days to come have one. The validation days can tell a single number. It moves the quantiles on
-the scale that the network works on, each by the same distance, towards what was sold in the same week a year before
-with half of the growth since: a single week says little of a year, and growth seldom lasts in full.
+it is worth, though all days to come have one. The validation days, which training never saw, can tell a single number.
+
+What is known of the level grows old like a random walk: the variance of an error from it grows with the lead h, and
+that of last year's sales does not. Two forecasts whose errors are independent are best weighed by the inverse of their
+variances (Bates & Granger 1969, "The combination of forecasts", Operational Research Quarterly 20), which gives last
+year the weight ``rate h / (1 + rate h)``. The quantiles move by one distance, on the scale that the network works on,
+towards what was sold in the same week a year before with half of the growth since: a single week says little of a year,
+and growth seldom lasts in full.
 """
 
 from __future__ import annotations
@@ -15,8 +20,8 @@ from stmp.data.episodes import Episode
 from stmp.data.features import History, Rows
 from stmp.nets.first_guess import NEIGHBOURS, last_year
 
-SHARES = tuple(i / 10 for i in range(11))
-"""From which the best is chosen; the first is none."""
+RATES = (0.0, *(2.0**power for power in range(-6, 1)))
+"""A period, from which the best is chosen; the first leans on nothing."""
 LEAST_SEEN = 0.5
 """Share of the validation days that must have a last year: few of them are few kinds of days."""
 
@@ -37,13 +42,25 @@ def season(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, Tens
     return half, seen[:, :, plain]
 
 
-def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, share: float) -> Tensor:
-    """Move quantiles [B, Q, G, L] so that the median, at position `middle`, comes nearer to a guess [B, Q, G]."""
-    shift = share * torch.where(seen, guess - quantiles[..., middle], 0.0)
+def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tensor, rate: float) -> Tensor:
+    """Move quantiles towards a guess.
+
+    Parameters
+    ----------
+    quantiles : Tensor [B, Q, G, L]
+    middle : int
+        Position of the median.
+    guess, seen : Tensor [B, Q, G]
+        Of `season`.
+    lead : Tensor [B, Q]
+        Periods ahead.
+    """
+    weight = 1.0 - 1.0 / (1.0 + rate * lead)
+    shift = weight[..., None] * torch.where(seen, guess - quantiles[..., middle], 0.0)
     return quantiles + shift[..., None]
 
 
-def losses_by_share(
+def losses_by_rate(
     history: History,
     quantiles: Tensor,
     level: Tensor,
@@ -52,33 +69,34 @@ def losses_by_share(
     levels: tuple[float, ...],
     guess: Tensor,
     seen: Tensor,
+    lead: Tensor,
 ) -> Tensor:
-    """Quantile losses of the days that have a last year, in the unit of the data, for each of `SHARES`; and counts.
+    """Quantile losses of the days that have a last year, in the unit of the data, for each of `RATES`; and counts.
 
     Parameters
     ----------
     quantiles : Tensor [B, Q, G, L]
         Transformed.
     level, sales, observed : Tensor [B, Q, G]
-    guess, seen : Tensor [B, Q, G]
-        Of `season`.
+    guess, seen, lead
+        As for `lean`.
 
     Returns
     -------
-    Tensor float64 [len(SHARES) + 2]
+    Tensor float64 [len(RATES) + 2]
         The losses, the observed days that have a last year, and all observed ones.
     """
     told = observed & seen
     at = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
     sums = []
-    for share in SHARES:
-        forecast = history.unscale(lean(quantiles, levels.index(0.5), guess, seen, share), level[..., None])
+    for rate in RATES:
+        forecast = history.unscale(lean(quantiles, levels.index(0.5), guess, seen, lead, rate), level[..., None])
         error = sales[..., None] - forecast
         sums.append((torch.maximum(at * error, (at - 1.0) * error).mean(dim=-1) * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 
 
-def choose_share(sums: Tensor) -> float:
-    """The share of the lowest loss, from sums of `losses_by_share` over all workers; 0 where too few days have told."""
+def choose_rate(sums: Tensor) -> float:
+    """The rate of the lowest loss, from sums of `losses_by_rate` over all workers; 0 where too few days have told."""
     losses, told, observed = sums[:-2], float(sums[-2]), float(sums[-1])
-    return SHARES[int(losses.argmin())] if told > 0 and told >= LEAST_SEEN * observed else 0.0
+    return RATES[int(losses.argmin())] if told > 0 and told >= LEAST_SEEN * observed else 0.0

@@ -341,7 +341,7 @@ class MetaTrainer:
         return scores
 
     def calibrate(self) -> None:
-        """Measure on unseen days, with the weights that forecast, how far to lean to last year and stretch ranges."""
+        """Measure on unseen days, with the weights that forecast, how to lean on last year and stretch ranges."""
         with self._with(self.best or self.average):
             self.lean, self.conformal = self.validator.calibrate(self.model, self.workers)
 

@@ -18,7 +18,7 @@ from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import History, Schema
 from stmp.data.panel import Panel
 from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
-from stmp.learning.lean import SHARES, choose_share, lean, losses_by_share, season
+from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
 from stmp.learning.workers import Workers
 from stmp.nets.generative import STMP, Prediction
 
@@ -107,29 +107,29 @@ class Validator:
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
 
     def calibrate(self, model: STMP, workers: Workers) -> tuple[float, Conformal]:
-        """How far to lean towards last year, and the factors that make the quantiles hold on the validation days."""
+        """How much to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, days = self.config.model.levels, slice(self.first, self.last)
-        share, middle = self.config.validation.lean, levels.index(0.5)
-        if share is None:
-            sums = torch.zeros(len(SHARES) + 2, dtype=torch.float64)
-            for history, quantiles, level, guess, seen in self._quantiles(model):
+        rate, middle = self.config.validation.lean, levels.index(0.5)
+        if rate is None:
+            sums = torch.zeros(len(RATES) + 2, dtype=torch.float64)
+            for history, quantiles, level, *of_season in self._quantiles(model):
                 sales, observed = history.panel.sales[:, days], history.panel.observed[:, days]
-                sums += losses_by_share(history, quantiles, level, sales, observed, levels, guess, seen)
-            share = choose_share(workers.reduce(sums, "sum"))
+                sums += losses_by_rate(history, quantiles, level, sales, observed, levels, *of_season)
+            rate = choose_rate(workers.reduce(sums, "sum"))
         counts = torch.zeros(len(self.day_types), len(levels), BINS, dtype=torch.float64)
-        for history, quantiles, level, guess, seen in self._quantiles(model):
+        for history, quantiles, level, guess, seen, lead in self._quantiles(model):
             truth = history.scale(history.panel.sales[:, days], level)
             observed, types = history.panel.observed[:, days], history.panel.day_type[:, days]
-            leaned = lean(quantiles, middle, guess, seen, share)
+            leaned = lean(quantiles, middle, guess, seen, lead, rate)
             counts += count_ratios(leaned, truth, observed, types, len(self.day_types), levels)
-        return share, fit_conformal(workers.reduce(counts, "sum"), levels)
+        return rate, fit_conformal(workers.reduce(counts, "sum"), levels)
 
-    def _quantiles(self, model: STMP) -> Iterator[tuple[History, Tensor, Tensor, Tensor, Tensor]]:
-        """History, quantiles (transformed), level, and last year's `season` with where it is seen, of each chunk."""
+    def _quantiles(self, model: STMP) -> Iterator[tuple[History, Tensor, Tensor, Tensor, Tensor, Tensor]]:
+        """History, quantiles (transformed), level, last year's `season`, where it is seen, and lead of each chunk."""
         for history, _, episode, _, _, prediction in self._forecasts(model):
             rows = history.rows(episode.region, episode.start)
             quantiles = model.head.quantiles(prediction.values, self.config.model.levels)
-            yield history, quantiles, prediction.level, *season(history, rows, episode)
+            yield history, quantiles, prediction.level, *season(history, rows, episode), episode.horizon
 
     def _forecasts(self, model: STMP) -> Iterator[tuple[History, Tensor, Episode, Tensor, Tensor, Prediction]]:
         """History, held out or not, what is asked, losses, points and the answer, of each chunk of regions."""

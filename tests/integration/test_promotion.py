@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,12 +19,11 @@ import numpy as np
 import pytest
 
 import stmp
-from jobs.backtest import backtest
 from jobs.cli import run
 from serving import views
 from stmp.errors import ConfigError, RegistryError
 from stmp_platform import registry
-from stmp_platform.dataset import mapped, read_panel
+from stmp_platform.dataset import read_panel
 from stmp_platform.gate import GATE_TAG, Champions, Rules, promote, promotion, rollback
 from stmp_platform.gate.champions import Overtaken
 from stmp_platform.gate.rules import SliceRule
@@ -276,48 +274,6 @@ def test_days_that_a_model_has_learned_from_are_no_evidence(stores: list[Version
     assert decision.report["failed"] == ["windows.least"]
     assert decision.report["windows"]["origins"] == sorted(decision.report["windows"]["origins"])
     assert min(decision.report["windows"]["origins"]) >= UNTIL
-
-
-def test_data_that_exceed_memory_are_judged_from_disk(
-    stores: list[Version],
-    city: str,
-    home: Settings,
-    models: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Gate, backtest and its report say the same, some regions at a time."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mapped, "BLOCK_BYTES", 100_000)
-    judged, tested = [], []
-    for regions, memory in ((500, None), (5, 0.0)):
-        monkeypatch.setattr("stmp.evaluation.backtest.REGIONS", regions)
-        monkeypatch.setenv("STMP_PANEL_MEMORY_GB", "" if memory is None else str(memory))
-        settings = home.model_copy(update={"panel_memory_gb": memory})
-        judged.append(promote(stores[0].uri, city, today=TODAY, rules=FAIR, settings=settings).report)
-        tested.append(
-            backtest(
-                city,
-                str(models["trained"]),
-                start=UNTIL,
-                baselines=["seasonal_naive"],
-                report=tmp_path / f"report {regions}",
-            )
-        )
-        tested[-1].pop("report")
-        judged[-1]["checks"] = [c for c in judged[-1]["checks"] if not c["rule"].startswith("budget.")]
-        del judged[-1]["cost"]
-    for one, other in (judged, tested):
-        assert numbers_of(one) == pytest.approx(numbers_of(other), nan_ok=True)
-
-
-def numbers_of(value: Any, place: str = "") -> dict[str, Any]:
-    """All numbers of nested JSON by their place."""
-    if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in numbers_of(part, f"{place}/{key}").items()}
-    if isinstance(value, list):
-        return numbers_of(dict(enumerate(value)), place)
-    return {place: value} if isinstance(value, int | float) else {}
 
 
 def test_only_an_alias_of_the_same_model_can_be_moved(stores: list[Version], city: str, home: Settings) -> None:
