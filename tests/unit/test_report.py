@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -185,3 +186,6 @@ def test_small_words():
     paint = colors("stmp", ("seasonal_naive", "mine", "yours"))
     assert len(set(paint.values())) == 4
     assert model_card(SeasonalNaive()) == []
+    assert model_card(SimpleNamespace(lean=0.125)) == [
+        ("Leans on last year's sales", "which weigh half 8 periods ahead")
+    ]

@@ -64,6 +64,8 @@ def model_card(model: Any) -> Card:
         card.append(("Learned from", f"{len(trained_regions):,} regions, on days up to {model.trained_until}"))
     if getattr(model, "horizon", None) is not None:
         card.append(("Forecasts", f"up to {model.horizon} periods ahead"))
+    if getattr(model, "lean", 0.0):
+        card.append(("Leans on last year's sales", f"which weigh half {1 / model.lean:.3g} periods ahead"))
     shown = {
         "source": "Adapted from",
         "steps": "Training steps",
