@@ -106,6 +106,7 @@ class Validator:
         scores |= {name: sums[i].sum(dim=0) for i, name in enumerate(self.day_types)}
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
 
+    @torch.no_grad()
     def calibrate(self, model: STMP, workers: Workers) -> tuple[float, Conformal]:
         """How much to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, days = self.config.model.levels, slice(self.first, self.last)
