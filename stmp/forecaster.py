@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, full_episode
-from stmp.data.features import History, Rows, Schema
+from stmp.data.features import RARE, History, Rows, Schema
 from stmp.data.panel import DateLike, Panel
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
@@ -264,7 +264,7 @@ class Forecaster:
         # Stretching an interval on a log scale lifts its upper end more than it lowers the other; what is sold on
         # average does not rise with what is not known.
         mean = mean_of_quantiles(learned, levels)
-        rare = rows.scaled[origin] & (rows.selling[origin] < 0.5)
+        rare = rows.scaled[origin] & (rows.selling[origin] < RARE)
         rare &= quantiles[..., levels.index(0.5)] < NEXT_TO_NOTHING * level
         mean = torch.where(rare, level, mean)
         nothing = rare[..., None] & (quantiles < NEXT_TO_NOTHING * level[..., None])

@@ -23,6 +23,9 @@ from stmp.errors import DataError
 OFFSET = 0.1
 """Added to sales over level before the logarithm: a day without sales is log(0.1), not minus infinity."""
 
+RARE = 0.5
+"""A series that sells on a smaller share of its observed days is rare: a single day of its past says nothing."""
+
 MIN_LEVEL = 1e-6
 ZSCORE_LIMIT = 5.0
 

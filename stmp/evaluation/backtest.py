@@ -247,7 +247,7 @@ def _kept_frame(forecasts: Mapping[str, Forecast], kept: Sequence[str]) -> pd.Da
     horizon, series = forecast.mean.shape[1], len(forecast.series)
     columns = {
         "region": np.repeat(forecast.regions[rows].astype(str), horizon * series),
-        "series": np.tile(np.asarray(forecast.series, dtype=object), len(rows) * horizon),
+        "series": np.tile(np.asarray(forecast.series, dtype=str), len(rows) * horizon),
         "date": np.tile(np.repeat(forecast.dates, series), len(rows)),
         "step": np.tile(np.repeat(np.arange(1, horizon + 1), series), len(rows)),
         "mean": forecast.mean[rows].reshape(-1),

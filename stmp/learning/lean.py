@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stmp.data.episodes import Episode
-from stmp.data.features import History, Rows
+from stmp.data.features import RARE, History, Rows
 from stmp.nets.first_guess import NEIGHBOURS, last_year
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
@@ -34,12 +34,15 @@ def season(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, Tens
     guess : Tensor [B, Q, G]
         Transformed, over the origin's level.
     seen : Tensor bool [B, Q, G]
+        Never of a rare series, of which a single day of last year says nothing.
     """
     readings, seen = last_year(history, rows, episode)
+    batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
+    steady = rows.selling[batch, episode.origin + 1] >= RARE
     week = NEIGHBOURS.index(0)
     plain, grown = week, len(NEIGHBOURS) + week
     half = torch.where(seen[:, :, grown], (readings[:, :, plain] + readings[:, :, grown]) / 2, readings[:, :, plain])
-    return half, seen[:, :, plain]
+    return half, seen[:, :, plain] & steady
 
 
 def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tensor, rate: float) -> Tensor:

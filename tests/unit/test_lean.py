@@ -68,6 +68,11 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
             sold = panel.sales[r, 100 + h - 52]
             plain, grown = (history.scale(sold, rows.level[r, origin]) for origin in (100, 48))
             torch.testing.assert_close(guess[r, h], (plain + grown) / 2)
+    sparse = panel.sales.clone()
+    sparse[0, np.arange(120) % 3 > 0] = 0.0
+    rare = history_of(replace(panel, sales=sparse), Schema.fit(panel, 110), config)
+    _, seen = season(rare, rare.rows(episode.region, episode.start), episode)
+    assert not seen[0].any() and bool(seen[1:].all()), "a single day of a rare series says nothing"
     none = replace(episode, start=torch.full_like(episode.start, 90))
     assert not season(history, history.rows(none.region, none.start), none)[1].any()
 
