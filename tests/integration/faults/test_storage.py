@@ -190,7 +190,7 @@ def test_an_ingest_that_is_killed_leaves_the_dataset_as_it_was(
     assert len(read_panel(str(copy)).regions) == before.regions
     assert ingest(raw, str(copy)).fingerprint != before.fingerprint
     assert len(list((copy / "data").iterdir())) == 3, "who is at work and who is dead cannot be told yet"
-    monkeypatch.setattr(generations, "LEFT", timedelta(0))
+    monkeypatch.setattr(generations, "LEFT", timedelta(seconds=-2))  # a generation's name tells whole seconds
     ingest(raw, str(copy))
     assert len(list((copy / "data").iterdir())) == 2, "what the killed one had written is gone"
 
