@@ -16,6 +16,7 @@ import pytest
 from stmp.errors import ConfigError, DataError
 from stmp_platform.dataset import generations, ingest, load_manifest, read_panel
 from stmp_platform.dataset.manifest import Manifest
+from stmp_platform.files import Folder
 from tests.raw_tables import DAYS, LAST_SALE, RawTables, shops
 
 ingesting = importlib.import_module("stmp_platform.dataset.ingest")  # the package's name for it is the function's
@@ -197,7 +198,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     """What is done when the next ingest has written its files, and before they become the dataset."""
 
     def then(work: Callable[[], object]) -> None:
-        def late(*arguments: Any) -> Manifest:
+        def late(*arguments: Any) -> Any:
             monkeypatch.setattr(ingesting, "publish", generations.publish)
             work()
             return generations.publish(*arguments)
@@ -253,3 +254,34 @@ def test_what_a_dead_ingest_left_goes_after_a_week(raw: RawTables, tmp_path: Pat
         (tmp_path / "data" / "data" / f"{stamp}-0000").mkdir()
     _begin(raw.until(DAYS[20]), tmp_path)
     assert [p.name[:8] for p in (tmp_path / "data" / "data").glob("*-0000")] == [f"{datetime.now(UTC):%Y%m%d}"]
+
+
+def test_a_dataset_stays_where_what_is_old_cannot_be_removed(
+    raw: RawTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        _begin(raw.until(DAYS[20]), tmp_path)
+
+    remove, refused = Folder.remove_folder, list[str]()
+
+    def refuse_once(self: Folder, name: str) -> None:
+        if refused:
+            remove(self, name)
+            return
+        refused.append(name)
+        raise PermissionError(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove_folder", refuse_once)
+        with pytest.raises(PermissionError):
+            _append(raw.until(DAYS[21], DAYS[21]), tmp_path, "next")
+    assert load_manifest(str(tmp_path / "data")).last_sales_date == str(DAYS[21].date())
+    assert read_panel(str(tmp_path / "data")).observed.any(dim=2).any(dim=0)[21]
+
+
+def test_a_damaged_successor_is_told_and_can_be_written_over(raw: RawTables, tmp_path: Path) -> None:
+    first = _begin(raw.until(DAYS[20]), tmp_path)
+    (tmp_path / "data" / first.data / generations.SUCCESSOR).write_text("{")
+    with pytest.raises(DataError, match=r"successor\.json is corrupt"):
+        _append(raw.until(DAYS[21], DAYS[21]), tmp_path, "next")
+    assert _begin(raw.until(DAYS[22]), tmp_path) == load_manifest(str(tmp_path / "data"))

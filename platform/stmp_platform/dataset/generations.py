@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from stmp.errors import DataError
 from stmp_platform.dataset.manifest import Manifest, load_manifest, save_manifest
 from stmp_platform.files import Folder
@@ -50,17 +52,22 @@ def latest(uri: str) -> Manifest:
     Raises
     ------
     DataError
-        As in `load_manifest`.
+        As in `load_manifest`, or if the successor's is damaged.
     """
     folder, manifest = Folder(uri), load_manifest(uri)
-    while folder.exists(f"{manifest.data}/{SUCCESSOR}"):
-        manifest = Manifest.model_validate_json(folder.read(f"{manifest.data}/{SUCCESSOR}"))
+    while folder.exists(name := f"{manifest.data}/{SUCCESSOR}"):
+        try:
+            manifest = Manifest.model_validate_json(folder.read(name))
+        except ValidationError as error:
+            raise DataError(f"{folder.child(name)} is corrupt. Write the dataset again with `stmp ingest`.") from error
         save_manifest(manifest, folder)
     return manifest
 
 
-def publish(manifest: Manifest, folder: Folder, before: Manifest | None, append: bool) -> Manifest:
-    """Make a generation the dataset, and remove the files that nobody reads any more.
+def publish(
+    manifest: Manifest, folder: Folder, before: Manifest | None, append: bool
+) -> tuple[Manifest, Manifest | None]:
+    """Make a generation the dataset; its manifest, and that of the generation it replaces.
 
     Parameters
     ----------
@@ -91,11 +98,10 @@ def publish(manifest: Manifest, folder: Folder, before: Manifest | None, append:
         if before is not None:
             folder.remove(claim)
         raise
-    _tidy(folder, manifest, before)
-    return manifest
+    return manifest, before
 
 
-def _tidy(folder: Folder, manifest: Manifest, before: Manifest | None) -> None:
+def tidy(folder: Folder, manifest: Manifest, before: Manifest | None) -> None:
     """Remove what dead ingests left, and the last generation but one; the last stays for readers that are at work."""
     kept = {manifest.data, before.data if before else ""}
     ended = {before.replaces if before else None}

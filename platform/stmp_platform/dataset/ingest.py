@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from stmp.errors import ConfigError, DataError, StmpError
-from stmp_platform.dataset.generations import all_or_nothing, latest, new_generation, publish
+from stmp_platform.dataset.generations import all_or_nothing, latest, new_generation, publish, tidy
 from stmp_platform.dataset.manifest import DataFile, FactTable, Manifest
 from stmp_platform.dataset.plan import OldTables, Plan, make_plan, regions_table
 from stmp_platform.dataset.raw import Engine, list_sql
@@ -78,13 +78,15 @@ def ingest(
             plan = make_plan(engine, spec, old, _old_tables(engine, folder, old), revise)
             with all_or_nothing(folder, generation):
                 manifest = _write(engine, plan, folder, generation, revise)
-                return publish(manifest, folder, before, append)
+                manifest, before = publish(manifest, folder, before, append)
         except duckdb.OutOfMemoryException as error:
             raise StmpError(f"ingest needs more than memory_limit={memory_limit}: raise it. {error}") from error
         except duckdb.Error as error:
             raise DataError(f"the raw tables cannot be read: {error}") from error
         finally:
             engine.close()
+    tidy(folder, manifest, before)  # by now it is the dataset, and must stay whatever becomes of this
+    return manifest
 
 
 def _write(engine: Engine, plan: Plan, folder: Folder, generation: str, revise: bool) -> Manifest:
