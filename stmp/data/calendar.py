@@ -148,6 +148,11 @@ def period_unit(frequency: str) -> str:
     return units[base]
 
 
+def period_days(frequency: str) -> int:
+    """Days in a period: 1 for daily, 7 for weekly data."""
+    return 7 if frequency.upper().startswith("W") else 1
+
+
 def period_index(dates: np.ndarray, anchor: np.datetime64, frequency: str) -> np.ndarray:
     """Position of each date on the time axis that starts at `anchor`, in periods: int64, same shape as `dates`.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmp.data.calendar import Calendar
+from stmp.data.calendar import Calendar, period_days
 from stmp.data.panel import Panel
 from stmp.errors import DataError
 
@@ -397,7 +397,7 @@ def calendar_features(calendar: Calendar) -> np.ndarray:
     Day of the week, day of the month and day of the year as harmonics; day type; distance to and since festivals.
     """
     days = calendar.dates.astype("datetime64[D]")
-    weekly = calendar.frequency.upper().startswith("W")
+    weekly = period_days(calendar.frequency) > 1
     month_start = days.astype("datetime64[M]").astype("datetime64[D]")
     year_start = days.astype("datetime64[Y]").astype("datetime64[D]")
     of_year = 2 * np.pi * (days - year_start).astype(float) / 365.25

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from stmp.data.calendar import Calendar, DayRule, build_calendar
+from stmp.data.calendar import Calendar, DayRule, build_calendar, period_days
 from stmp.errors import ConfigError, DataError
 
 SERIES_SEPARATOR = "@"
@@ -101,7 +101,7 @@ class Panel:
     @property
     def period_days(self) -> int:
         """Days in one period: 1 for daily, 7 for weekly data."""
-        return 7 if self.frequency.upper().startswith("W") else 1
+        return period_days(self.frequency)
 
     @property
     def device(self) -> torch.device:
@@ -319,7 +319,7 @@ class Panel:
                 f"{example}. Keep one row for each."
             )
         frequency = frequency or _find_frequency(days)
-        step = 7 if frequency.upper().startswith("W") else 1
+        step = period_days(frequency)
         final = days.max() + np.timedelta64(horizon * step, "D")
         dates = np.arange(days.min(), final + np.timedelta64(1, "D"), np.timedelta64(step, "D"))
         columns = np.searchsorted(dates, days)

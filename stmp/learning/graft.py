@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from stmp.config import Config, ModelConfig
+from stmp.data.calendar import period_days
 from stmp.data.features import Schema
 from stmp.errors import ConfigError
 from stmp.nets.generative import STMP
-from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes, period_days
+from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes
 
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from stmp.config import Config, TransferConfig
-from stmp.nets.names import GROUPS, group_of, period_days
+from stmp.data.calendar import period_days
+from stmp.nets.names import GROUPS, group_of
 
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster

@@ -6,7 +6,7 @@ stops training is the loss on those last periods, forecast from the day before t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from stmp.config import Config
+from stmp.data.calendar import period_days
 from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import History, Schema
 from stmp.data.panel import Panel
-from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
+from stmp.learning.conformal import BINS, LATER, Conformal, count_ratios, fit_conformal
 from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
+from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
 from stmp.nets.generative import STMP, Prediction
 
@@ -29,6 +31,9 @@ MIN_REGIONS = 10
 """With fewer regions none is held out."""
 
 CHUNK = 64
+
+EARLIER = 6
+"""Windows of the year before validation, at most, that tell how much regions usually err together."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Validator:
     ) -> None:
         self.config, self.first, self.last = config, first, last
         self.day_types = schema.day_types
+        self.year = 365 // period_days(schema.frequency)
         self.chunks: list[tuple[History, Tensor]] = []
         if panel is None:
             return
@@ -94,7 +100,7 @@ class Validator:
     def score(self, model: STMP, workers: Workers) -> dict[str, float]:
         """Mean loss over all points, by day type, and by seen and held-out regions; empty without any point."""
         sums = torch.zeros(len(self.day_types), 2, 2, dtype=torch.float64)  # day type, held out, (loss, points)
-        for history, kinds, _, losses, points, _ in self._forecasts(model):
+        for history, kinds, _, losses, points, _ in self._forecasts(model, self.first):
             types = history.panel.day_type[:, self.first : self.last].cpu()
             for kind in (0, 1):
                 rows = kinds == bool(kind)
@@ -109,30 +115,59 @@ class Validator:
     @torch.no_grad()
     def calibrate(self, model: STMP, workers: Workers) -> tuple[float, Conformal]:
         """How much to lean on last year, and the factors that make the quantiles hold on the validation days."""
-        levels, days = self.config.model.levels, slice(self.first, self.last)
+        levels, kinds = self.config.model.levels, len(self.day_types)
         rate, middle = self.config.validation.lean, levels.index(0.5)
+        windows = list(self._windows(model, self.first))
         if rate is None:
             sums = torch.zeros(len(RATES) + 2, dtype=torch.float64)
-            for history, quantiles, level, *of_season in self._quantiles(model):
-                sales, observed = history.panel.sales[:, days], history.panel.observed[:, days]
-                sums += losses_by_rate(history, quantiles, level, sales, observed, levels, *of_season)
+            for w in windows:
+                sums += losses_by_rate(w.history, w.quantiles, w.level, w.sales, w.observed, levels, *w.season, w.lead)
             rate = choose_rate(workers.reduce(sums, "sum"))
-        counts = torch.zeros(len(self.day_types), len(levels), BINS, dtype=torch.float64)
-        for history, quantiles, level, guess, seen, lead in self._quantiles(model):
-            truth = history.scale(history.panel.sales[:, days], level)
-            observed, types = history.panel.observed[:, days], history.panel.day_type[:, days]
-            leaned = lean(quantiles, middle, guess, seen, lead, rate)
-            counts += count_ratios(leaned, truth, observed, types, len(self.day_types), levels)
-        return rate, fit_conformal(workers.reduce(counts, "sum"), levels)
 
-    def _quantiles(self, model: STMP) -> Iterator[tuple[History, Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """History, quantiles (transformed), level, last year's `season`, where it is seen, and lead of each chunk."""
-        for history, _, episode, _, _, prediction in self._forecasts(model):
+        def errors(found: Iterable[_Window]) -> Tensor:
+            sums = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
+            for w in found:
+                sums += shock_sums(w.leaned(rate, middle), w.truth, w.observed, middle)
+            return workers.reduce(sums, "sum")
+
+        usual = [errors(self._windows(model, first)) for first in self._earlier()]
+        excess = excess_shocks(errors(windows), torch.cat(usual)) if usual else torch.zeros(self.last - self.first)
+        counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
+        for w in windows:
+            quantiles = w.leaned(rate, middle)
+            truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
+            counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
+        counts = workers.reduce(counts, "sum")
+        conformal = fit_conformal(counts, levels)
+        return rate, conformal.widened(LATER) if counts.any() else conformal
+
+    def _earlier(self) -> list[int]:
+        """First periods of some windows of the year before validation, as long as it, apart from each other."""
+        if self.first == self.last:
+            return []
+        length = self.last - self.first
+        step = max(length, self.year // EARLIER)
+        return list(range(self.first - length, max(self.first - self.year, length) - 1, -step))
+
+    def _windows(self, model: STMP, first: int) -> Iterator[_Window]:
+        """What is forecast, and what was sold, in as many periods as validation has, from a period on."""
+        for history, _, episode, _, _, prediction in self._forecasts(model, first):
             rows = history.rows(episode.region, episode.start)
-            quantiles = model.head.quantiles(prediction.values, self.config.model.levels)
-            yield history, quantiles, prediction.level, *season(history, rows, episode), episode.horizon
+            days = slice(first, first + self.last - self.first)
+            yield _Window(
+                history=history,
+                quantiles=model.head.quantiles(prediction.values, self.config.model.levels),
+                level=prediction.level,
+                sales=history.panel.sales[:, days],
+                observed=rows.observed[:, days],
+                day_type=history.panel.day_type[:, days],
+                season=season(history, rows, episode),
+                lead=episode.horizon,
+            )
 
-    def _forecasts(self, model: STMP) -> Iterator[tuple[History, Tensor, Episode, Tensor, Tensor, Prediction]]:
+    def _forecasts(
+        self, model: STMP, first: int
+    ) -> Iterator[tuple[History, Tensor, Episode, Tensor, Tensor, Prediction]]:
         """History, held out or not, what is asked, losses, points and the answer, of each chunk of regions."""
         model.eval()
         for history, kinds in self.chunks:
@@ -140,10 +175,33 @@ class Validator:
             noise = torch.zeros(panel.shape[0], 1, self.config.model.psi_size)
             supports = self.config.train.supports_forecast
             with torch.no_grad():
-                episode = full_episode(panel, self.first - 1, self.last - self.first, supports, noise)
+                episode = full_episode(panel, first - 1, self.last - self.first, supports, noise)
                 losses, points, prediction = model.loss(history, episode)
             yield history, kinds, episode, losses, points, prediction
         model.train()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Forecasts and sales of a chunk of regions, [B, H, G] and quantiles [B, H, G, Q] as the network works on them."""
+
+    history: History
+    quantiles: Tensor
+    level: Tensor
+    sales: Tensor
+    observed: Tensor
+    day_type: Tensor
+    season: tuple[Tensor, Tensor]
+    lead: Tensor
+
+    @property
+    def truth(self) -> Tensor:
+        """Transformed sales."""
+        return self.history.scale(self.sales, self.level)
+
+    def leaned(self, rate: float, middle: int) -> Tensor:
+        """The quantiles as they lean on last year."""
+        return lean(self.quantiles, middle, *self.season, self.lead, rate)
 
 
 def history_of(panel: Panel, schema: Schema, config: Config) -> History:

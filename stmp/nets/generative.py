@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stmp.config import ModelConfig
+from stmp.data.calendar import period_days
 from stmp.data.episodes import Episode
 from stmp.data.features import History, Rows, Schema
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
@@ -67,7 +68,7 @@ class STMP(nn.Module):
         series = len(schema.series)
         self.event = nn.Embedding(len(schema.events), config.event_size, padding_idx=0) if config.event_size else None
         feature_size += config.event_size
-        hidden, period_days = config.hidden, 7 if schema.frequency.upper().startswith("W") else 1
+        hidden = config.hidden
         sizes = {"series": series, "past": len(schema.past_names), "features": feature_size}
         static = len(schema.static_names)
         self.extractor = Extractor(config, static=static, **sizes)
@@ -77,7 +78,7 @@ class STMP(nn.Module):
             day = feature_size + (static if config.static else 0)
             self.amortization = Amortization(config, inputs=hidden if self.separate else day, series=series)
         self.attention = (
-            PastAttention(config, features=feature_size, series=series, period_days=period_days)
+            PastAttention(config, features=feature_size, series=series, period_days=period_days(schema.frequency))
             if config.pooling == "attention"
             else None
         )

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from stmp.config import ModelConfig
+from stmp.data.calendar import period_days
 from stmp.data.features import Schema
 from stmp.nets.attention import LEARNED
 from stmp.nets.extractor import ALIGNED_LAGS
@@ -90,11 +91,6 @@ def input_units(config: ModelConfig) -> dict[str, float]:
     """What one is, of the inputs that are measured by the model's own horizon."""
     assert config.horizon is not None
     return {"lead over horizon": float(config.horizon), "log lead over horizon": math.log1p(config.horizon)}
-
-
-def period_days(frequency: str) -> int:
-    """Days in a period: 1 for daily, 7 for weekly data."""
-    return 7 if frequency.upper().startswith("W") else 1
 
 
 def _series(schema: Schema) -> Names:

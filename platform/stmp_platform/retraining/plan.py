@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from stmp.data.calendar import period_days
 from stmp.errors import ConfigError, DataError
 from stmp.learning.graft import check_match
 from stmp.learning.train import resolve_dates
-from stmp.nets.names import period_days
 from stmp_platform.files import Folder
 from stmp_platform.gate.evidence import HORIZON
 

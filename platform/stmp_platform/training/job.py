@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stmp.config import Config
+from stmp.data.calendar import period_days
 from stmp.data.panel import DateLike
 from stmp.errors import ConfigError
 from stmp.forecaster import WEIGHTS
@@ -125,7 +126,7 @@ def prepare(
         config,
         first=np.datetime64(manifest.first_date, "D"),
         last_sold=np.datetime64(manifest.last_sales_date, "D"),
-        period_days=7 if manifest.frequency.upper().startswith("W") else 1,
+        period_days=period_days(manifest.frequency),
         until=until,
     )
     job = Job(

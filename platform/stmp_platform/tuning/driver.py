@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from stmp.config import Config
+from stmp.data.calendar import period_days
 from stmp.data.panel import DateLike
 from stmp.errors import ConfigError, DataError, TrainingError
 from stmp.evaluation.guard import WINDOW
@@ -26,7 +27,6 @@ from stmp.learning.graft import check_match
 from stmp.learning.selection import Candidate, Choice, choose
 from stmp.learning.train import resolve_dates
 from stmp.learning.transfer import adaptation_config
-from stmp.nets.names import period_days
 from stmp_platform.dataset.manifest import Manifest, load_manifest
 from stmp_platform.files import Folder
 from stmp_platform.settings import Settings
