@@ -26,7 +26,9 @@ def ten_steps(trainer: MetaTrainer) -> dict[str, Any]:
     found["loss"] = {key: value[0] for key, value in trainer.sums.items() if key.endswith("/loss")}
     for _ in range(9):
         trainer.train_step()
-    return {**found, "weights": weights(trainer), "validation": trainer.validate()}
+    found |= {"weights": weights(trainer), "validation": trainer.validate()}
+    trainer.calibrate()
+    return {**found, "factors": np.array(trainer.conformal.factors), "lean": trainer.lean}
 
 
 def rows_of(trainer: MetaTrainer, steps: int = 4) -> list[list[tuple[Any, ...]]]:
@@ -65,6 +67,9 @@ def test_workers_make_the_steps_of_one(scene: str, alone: dict[str, Any], togeth
     assert furthest(one["weights"], first["weights"])[0] < 2e-4, furthest(one["weights"], first["weights"])
     assert furthest(one["validation"], first["validation"])[0] < 1e-4
     assert any(np.abs(g).max() > 0 for g in one["gradient"].values())
+    assert one["lean"] == first["lean"]
+    assert np.abs(one["factors"] - first["factors"]).max() < 0.05  # two bins
+    assert one["factors"].std() > 0.01
 
 
 @pytest.mark.parametrize("scene", list(SCENES))
