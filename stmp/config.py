@@ -62,6 +62,11 @@ class ModelConfig(_Section):
         description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by "
         "default where a quarter of a year of training days have a year before them.",
     )
+    trend: bool = Field(
+        True,
+        description="Where the level comes from enters the decoder: the means of a quarter of its window, of half a "
+        "year and of a year, over it.",
+    )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."
     )

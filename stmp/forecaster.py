@@ -17,8 +17,9 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, full_episode
-from stmp.data.features import RARE, History, Rows, Schema
+from stmp.data.features import RARE, History, Rows
 from stmp.data.panel import DateLike, Panel
+from stmp.data.schema import Schema
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
 from stmp.learning.checkpoint import publish_folder
@@ -360,6 +361,7 @@ class Forecaster:
             )
         try:
             provenance = description["provenance"]
+            description["config"]["model"].setdefault("trend", False)  # earlier models had none
             return cls(
                 Config.model_validate(description["config"]),
                 Schema.from_json(description["schema"]),

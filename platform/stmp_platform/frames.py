@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 
 from stmp.data.calendar import Calendar, build_calendar, period_dates, period_index, period_range, period_unit
-from stmp.data.features import Schema
 from stmp.data.panel import DEFAULT_RULES, SERIES_SEPARATOR, DateLike, Panel
+from stmp.data.schema import Schema
 from stmp.errors import DataError
 
 REGION, DATE, SALES, SERIES, CLOSED = "region", "date", "sales", "series", "closed"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from stmp.config import ModelConfig, TrainConfig
-from stmp.data.features import BLOCK
 from stmp.data.panel import Panel
+from stmp.data.schema import BLOCK
 
 POOLED_GROUP = 4
 """Regions whose support is pooled together where a task is a day type over its regions."""

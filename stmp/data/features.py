@@ -8,9 +8,8 @@ of a long context can be an origin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from stmp.data.calendar import Calendar, period_days
 from stmp.data.panel import Panel
-from stmp.errors import DataError
+from stmp.data.schema import MIN_LEVEL, Schema, signed_log
 
 OFFSET = 0.1
 """Added to sales over level before the logarithm: a day without sales is log(0.1), not minus infinity."""
@@ -26,139 +25,10 @@ OFFSET = 0.1
 RARE = 0.5
 """A series that sells on a smaller share of its observed days is rare: a single day of its past says nothing."""
 
-MIN_LEVEL = 1e-6
+TRENDS = 3
+"""Windows that the level is compared with."""
+
 ZSCORE_LIMIT = 5.0
-
-BLOCK = 256
-"""Regions that are looked at together where all of a shard's are: what is made of all at once must fit into memory."""
-
-Reduce = Callable[[Tensor, str], Tensor]
-"""Combines a tensor over the workers by ``sum``, ``max`` or ``min``; the identity for one worker."""
-
-
-def alone(values: Tensor, how: str) -> Tensor:
-    """The `Reduce` of a single worker."""
-    return values
-
-
-@dataclass(frozen=True)
-class Schema:
-    """Names and scales of the inputs of a model, fitted on its training regions and saved with it.
-
-    Attributes
-    ----------
-    events : tuple of str
-        Names of events; the first is none.
-    known_center, known_spread, known_log, known_missing : tuple, length K
-        Numeric covariates are standardised, after a signed logarithm where they span orders of magnitude;
-        0/1 covariates are left as they are. `known_missing` stands in for a value that is not known: the mean.
-    static_center, static_spread : tuple, length S
-    default_level : tuple, length G
-        Level of a series without any history: the geometric mean over the training regions.
-    """
-
-    frequency: str
-    day_types: tuple[str, ...]
-    events: tuple[str, ...]
-    series: tuple[str, ...]
-    past_names: tuple[str, ...]
-    known_names: tuple[str, ...]
-    static_names: tuple[str, ...]
-    known_center: tuple[float, ...]
-    known_spread: tuple[float, ...]
-    known_log: tuple[bool, ...]
-    known_missing: tuple[float, ...]
-    static_center: tuple[float, ...]
-    static_spread: tuple[float, ...]
-    default_level: tuple[float, ...]
-
-    @classmethod
-    def fit(cls, panel: Panel, end: int, reduce: Reduce = alone) -> Schema:
-        """Fit on the periods before index `end` of a shard, combining the shards by `reduce`."""
-        known = _fit_covariates(panel.known[:, :end], reduce)
-        static = _fit_covariates(_signed_log(panel.static), reduce, allow_log=False)
-        blocks = zip(panel.sales[:, :end].split(BLOCK), panel.observed[:, :end].split(BLOCK), strict=True)
-        totals = reduce(torch.stack([_log_levels(*block) for block in blocks]).sum(dim=0), "sum")
-        level = (totals[0] / totals[1].clamp(min=1)).exp()
-        return cls(
-            frequency=panel.frequency,
-            day_types=panel.calendar.day_types,
-            events=panel.calendar.events,
-            series=panel.series,
-            past_names=panel.past_names,
-            known_names=panel.known_names,
-            static_names=panel.static_names,
-            known_center=known.center,
-            known_spread=known.spread,
-            known_log=known.log,
-            known_missing=known.missing,
-            static_center=static.center,
-            static_spread=static.spread,
-            default_level=tuple(level.tolist()),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Schema:
-        """The inverse of `to_json`."""
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**given)
-
-    def align(self, panel: Panel) -> Panel:
-        """The panel with the model's categories and order of columns, where it has the model's columns.
-
-        A region may come that is of a kind the model has never seen, or the last one of a kind may go: what is new
-        reads as none of the kinds that were learned. Other columns and series are left as they are, for `check`.
-        """
-        changed: dict[str, Any] = {}
-        for role in ("past", "known", "static"):
-            ours, theirs = getattr(self, f"{role}_names"), getattr(panel, f"{role}_names")
-            if ours == theirs or set(map(_column, ours)) != set(map(_column, theirs)):
-                continue
-            values: Tensor = getattr(panel, role)
-            where = {name: place for place, name in enumerate(theirs)}
-            none = torch.zeros_like(values[..., 0])
-            columns = [values[..., where[name]] if name in where else none for name in ours]
-            changed |= {role: torch.stack(columns, dim=-1), f"{role}_names": ours}
-        return replace(panel, **changed) if changed else panel
-
-    def check(self, panel: Panel) -> None:
-        """Refuse a panel whose columns are not those that the model was trained on.
-
-        Raises
-        ------
-        DataError
-            Naming what the panel lacks or has too much.
-        """
-        faults = []
-        for noun, ours, theirs in (
-            ("frequency", (self.frequency,), (panel.frequency,)),
-            ("day types", self.day_types, panel.calendar.day_types),
-            ("series", self.series, panel.series),
-            ("past covariates", self.past_names, panel.past_names),
-            ("known covariates", self.known_names, panel.known_names),
-            ("static features", self.static_names, panel.static_names),
-        ):
-            if ours != theirs:
-                lacks = [n for n in ours if n not in theirs]
-                extra = [n for n in theirs if n not in ours]
-                faults.append(
-                    f"{noun}: lacks {lacks}, has unknown {extra}" if lacks or extra else f"{noun}: other order"
-                )
-        if faults:
-            raise DataError(
-                "The data does not fit the model, which was trained on other columns. "
-                + "; ".join(faults)
-                + ". Ingest the data with the same dataset.yaml, or train a model on it."
-            )
-
-
-def _column(name: str) -> str:
-    """The column that a feature comes from: one for all values of a category, but each series for itself."""
-    return name if name.startswith("series=") else name.partition("=")[0]
 
 
 @dataclass(frozen=True)
@@ -174,6 +44,8 @@ class Rows:
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     scaled : Tensor bool [B, T + 1, G]
         Whether that level comes from the series' own sales; else it is the default.
+    trend : Tensor [B, T + 1, TRENDS G]
+        Transformed means of `trend_windows` over the level, as `level` is indexed; 0 where nothing was observed.
     record : Tensor [B, T + 1, G]
         The most that was ever sold before each day, as `level` is indexed; before anything was it is infinite, and 0
         once a level window of days has been observed in vain.
@@ -198,6 +70,7 @@ class Rows:
     observed: Tensor
     level: Tensor
     scaled: Tensor
+    trend: Tensor
     record: Tensor
     selling: Tensor
     recent: Tensor
@@ -261,7 +134,7 @@ class History:
         numbers = {name: number for number, name in enumerate(schema.events)}
         self.event_number = torch.tensor([numbers.get(name, 0) for name in panel.calendar.events], device=device)
         self.use_known = use_known
-        static = _signed_log(panel.static)
+        static = signed_log(panel.static)
         center = torch.tensor(schema.static_center, device=device)
         spread = torch.tensor(schema.static_spread, device=device)
         self.static = ((static - center) / spread).nan_to_num(0.0).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
@@ -299,7 +172,8 @@ class History:
         record, selling = self._record(sales, observed)
         observed = observed & begun
         event = self.event[which, :end]
-        level, scaled = self._level(sales, observed, ordinary=event == 0)
+        sold = _cumulated(sales, observed)
+        level, scaled = self._level(sales, observed, sold, ordinary=event == 0)
         recent = self.scale(sales, level[:, :-1]) * (observed & scaled[:, :-1])
         cart, cart_observed = self._cart(panel.past[region, :end], seen)
         return Rows(
@@ -307,6 +181,7 @@ class History:
             observed=observed,
             level=level,
             scaled=scaled,
+            trend=self._trend(sold, level),
             record=record,
             selling=selling,
             recent=recent,
@@ -336,20 +211,33 @@ class History:
             ratio = (value.clamp(max=12.0) + math.log(1.0 + OFFSET)).exp() - OFFSET
         return ratio.clamp(min=0.0) * level
 
-    def _level(self, sales: Tensor, observed: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(
+        self, sales: Tensor, observed: Tensor, sold: tuple[Tensor, Tensor], ordinary: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Trailing mean of ordinary observed days, [B, T + 1, G], or of all days where there are too few of those.
+
+        `sold` is what is cumulated of all days.
 
         Without any sales before, it is the default level; the second tensor is False there.
         """
         usual = observed & ordinary[:, :, None]
         total, count = _trailing_sums(sales, usual, self.level_window)
-        all_total, all_count = _trailing_sums(sales, observed, None)
+        all_total, all_count = sold
         mean = torch.where(count >= 3, total / count.clamp(min=1), all_total / all_count.clamp(min=1))
         long_run = (all_total / all_count.clamp(min=1)).clamp(min=0.0)
         floor = torch.maximum(0.05 * long_run, torch.full_like(long_run, MIN_LEVEL))
         level = torch.maximum(mean, floor).to(sales.dtype)
         unseen = (all_count == 0) | (long_run <= 0)
         return torch.where(unseen, self.default_level, level), ~unseen
+
+    def _trend(self, sold: tuple[Tensor, Tensor], level: Tensor) -> Tensor:
+        """Means of all observed days of shorter and longer windows over the level, [B, T + 1, TRENDS G]."""
+        parts = []
+        for window in trend_windows(self.level_window, self.panel.period_days):
+            total, count = (_last(values, window) for values in sold)
+            mean = (total / count.clamp(min=1)).to(level.dtype)
+            parts.append(torch.where(count > 0, self.scale(mean, level), 0.0))
+        return torch.cat(parts, dim=-1)
 
     def _record(self, sales: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """The most ever sold before each index, and the share of the level window's days that sold: [B, T + 1, G]."""
@@ -387,7 +275,7 @@ class History:
 
     def _known(self, known: Tensor) -> Tensor:
         """Standardised covariates, NaN where not known."""
-        values = torch.where(self.known_log, _signed_log(known), known)
+        values = torch.where(self.known_log, signed_log(known), known)
         return ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
 
 
@@ -417,73 +305,27 @@ def calendar_features(calendar: Calendar) -> np.ndarray:
     return np.concatenate([shared, types, np.stack(interval, axis=-1)], axis=-1).astype(np.float32)
 
 
-def _trailing_sums(values: Tensor, mask: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """Sums and counts over the last `window` periods before each index, float64 [B, T + 1, N]; None: over all."""
+def trend_windows(level_window: int, period_days: int) -> tuple[int, ...]:
+    """Periods that the level is compared with: a quarter of its own window, half a year and a year."""
+    year = 364 // period_days
+    return max(1, level_window // 4), year // 2, year
+
+
+def _cumulated(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and count of all that came before each index, float64 [B, T + 1, N]."""
     weights = mask.double()
-    total = torch.nn.functional.pad((values.double() * weights).cumsum(dim=1), (0, 0, 1, 0))
-    count = torch.nn.functional.pad(weights.cumsum(dim=1), (0, 0, 1, 0))
-    if window is not None and window < values.shape[1]:
-        total = total - torch.nn.functional.pad(total[:, :-window], (0, 0, window, 0))
-        count = count - torch.nn.functional.pad(count[:, :-window], (0, 0, window, 0))
-    return total, count
+    total, count = (values.double() * weights).cumsum(dim=1), weights.cumsum(dim=1)
+    return torch.nn.functional.pad(total, (0, 0, 1, 0)), torch.nn.functional.pad(count, (0, 0, 1, 0))
 
 
-def _signed_log(values: Tensor) -> Tensor:
-    return values.sign() * values.abs().log1p()
+def _last(cumulated: Tensor, window: int) -> Tensor:
+    """What the last `window` periods have added before each index."""
+    if window >= cumulated.shape[1] - 1:
+        return cumulated
+    return cumulated - torch.nn.functional.pad(cumulated[:, :-window], (0, 0, window, 0))
 
 
-class _Scales(NamedTuple):
-    center: tuple[float, ...]
-    spread: tuple[float, ...]
-    log: tuple[bool, ...]
-    missing: tuple[float, ...]
-
-
-def _log_levels(sales: Tensor, observed: Tensor) -> Tensor:
-    """Of some regions, [R, T, G] each: the sum of the logarithms of their mean sales, and their number; [2, G]."""
-    sums = (sales.double() * observed).sum(dim=1)  # [R, G]
-    counts = observed.sum(dim=1)
-    sold = (counts > 0) & (sums > 0)
-    logs = torch.where(sold, (sums / counts.clamp(min=1)).clamp(min=MIN_LEVEL).log(), 0.0).sum(dim=0)
-    return torch.stack([logs, sold.sum(dim=0).double()])
-
-
-def _fit_covariates(values: Tensor, reduce: Reduce, allow_log: bool = True) -> _Scales:
-    """How to scale each column of values with NaN, [R, K] or [R, T, K]."""
-    if values.shape[-1] == 0:
-        return _Scales((), (), (), ())
-    measured = [_moments(block.flatten(0, -2)) for block in values.split(BLOCK)]
-    sums, high, low = (torch.stack(part) for part in zip(*measured, strict=True))
-    number, *sums_of = reduce(sums.sum(dim=0), "sum").unbind()
-    high, low = reduce(high.amax(dim=0), "max"), reduce(low.amin(dim=0), "min")
-
-    def mean_and_spread(total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-        mean = total / number.clamp(min=1)
-        return mean, (squares / number.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-
-    total, squares, *_ = sums_of
-    mean, spread = mean_and_spread(total, squares)
-    log_mean, log_spread = mean_and_spread(*sums_of[2:])
-    # A price of cents lies between 0 and 1 too, and is no answer to a question of yes or no. Of values from 0 to the
-    # highest, v^2 = highest * v holds at the two ends alone. Features of regions are left alone all the same: shares
-    # of their people differ little, and there are few regions to learn from.
-    two_valued = high * total - squares <= 1e-6 * high * total
-    binary = (low >= 0) & (high <= 1) & (two_valued | (not allow_log))
-    wide = (torch.maximum(high - mean, mean - low) > 8 * spread) & ~binary & allow_log
-    center = torch.where(binary, 0.0, torch.where(wide, log_mean, mean))
-    scale = torch.where(binary, 1.0, torch.where(wide, log_spread, spread))
-    scale = torch.where(scale > 0, scale, 1.0)
-    missing = torch.where(binary, mean, 0.0)
-    return _Scales(tuple(center.tolist()), tuple(scale.tolist()), tuple(wide.tolist()), tuple(missing.tolist()))
-
-
-def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the columns of [N, K]: their number of values, sums and sums of squares, the last two of the logarithms too,
-    as [5, K]; and the highest and lowest values [K]. All float64."""
-    finite = values.isfinite()
-    sums = [finite.sum(dim=0).double()]
-    for columns in (values, _signed_log(values)):
-        clean = columns.nan_to_num(0.0).double()
-        sums += [clean.sum(dim=0), (clean**2).sum(dim=0)]
-    high, low = torch.where(finite, values, -torch.inf), torch.where(finite, values, torch.inf)
-    return torch.stack(sums), high.amax(dim=0).double(), low.amin(dim=0).double()
+def _trailing_sums(values: Tensor, mask: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Sums and counts over the last `window` periods before each index, float64 [B, T + 1, N]."""
+    total, count = _cumulated(values, mask)
+    return _last(total, window), _last(count, window)

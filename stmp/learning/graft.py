@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stmp.config import Config, ModelConfig
 from stmp.data.calendar import period_days
-from stmp.data.features import Schema
+from stmp.data.schema import Schema
 from stmp.errors import ConfigError
 from stmp.nets.generative import STMP
 from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes

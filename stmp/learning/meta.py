@@ -21,8 +21,8 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, EpisodeSampler, Plan, Strata
-from stmp.data.features import Schema
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
 from stmp.errors import CheckpointError, DataError, TrainingError
 from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
 from stmp.learning.conformal import Conformal

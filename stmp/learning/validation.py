@@ -16,8 +16,9 @@ from torch import Tensor
 from stmp.config import Config
 from stmp.data.calendar import period_days
 from stmp.data.episodes import Episode, full_episode
-from stmp.data.features import History, Schema
+from stmp.data.features import History
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
 from stmp.learning.conformal import BINS, LATER, Conformal, count_ratios, fit_conformal
 from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from stmp.config import ModelConfig
 from stmp.data.calendar import period_days
-from stmp.data.features import Schema
+from stmp.data.features import trend_windows
+from stmp.data.schema import Schema
 from stmp.nets.attention import LEARNED
 from stmp.nets.extractor import ALIGNED_LAGS
 from stmp.nets.first_guess import NEIGHBOURS
@@ -130,6 +131,11 @@ def _named_columns(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     embedded = _units("h", config.hidden) if config.instances == "window" else features + static
     heads = config.heads
     decoder = (*_units("h", config.hidden), "lead over horizon", "log lead over horizon", "nearness")
+    if config.trend:
+        assert config.level_window is not None
+        days = period_days(schema.frequency)
+        means = (window * days for window in trend_windows(config.level_window, days))
+        decoder += tuple(f"mean of {mean} days {name}" for mean in means for name in series)
     decoder += features if config.known else ()
     if config.pooling == "attention":
         decoder += _units("attended", heads * LEARNED)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from stmp.data.calendar import DayRule, build_calendar
-from stmp.data.features import Schema
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
 from stmp.errors import ConfigError
 from stmp.forecaster import Forecaster
 from stmp.learning.graft import Graft, graft

@@ -13,8 +13,8 @@ import torch
 import stmp
 from stmp.config import Config
 from stmp.data.episodes import full_episode
-from stmp.data.features import Schema
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
 from stmp.evaluation.leak import assert_no_leak
 from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
 from stmp.learning.validation import history_of

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, EpisodeSampler, Strata, full_episode
-from stmp.data.features import OFFSET, History, Schema
+from stmp.data.features import OFFSET, TRENDS, History
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
 from stmp.learning.validation import history_of
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
 from stmp.nets.extractor import SkipLSTM
@@ -46,6 +47,7 @@ PAPER = {
         "known": False,
         "pooling": "mean",
         "last_year": False,
+        "trend": False,
         "transform": "linear",
         "head": "normal",
         "samples": 3,
@@ -212,6 +214,7 @@ def test_kl_between_task_distributions_against_torch() -> None:
         (PRODUCT, ["model.beta_kl=0.1", "train.view_mode=pooled"]),
         (PRODUCT, ["model.pooling=mean", "model.head=normal"]),
         (PRODUCT, ["model.last_year=false"]),
+        (PRODUCT, ["model.trend=false"]),
         (PRODUCT, ["model.known=false", "model.samples=3"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
@@ -286,6 +289,24 @@ def test_last_year_against_a_loop() -> None:
                 assert bool(seen[r, h, n + len(NEIGHBOURS), 0]) == grown
                 expected = history.scale(sold, rows.level[r, 120 - 52]) if grown else torch.zeros(1)
                 torch.testing.assert_close(readings[r, h, n + len(NEIGHBOURS)], expected)
+
+
+def test_trend_against_a_loop() -> None:
+    """Means of a quarter of the level's window, half a year and a year, over the level, of days up to the origin."""
+    panel = weekly_panel()
+    config = Config.from_mapping({"model": {"hidden": 4}}).resolve(7, 120)
+    history = history_of(panel, Schema.fit(panel, 120), config)
+    rows = history.rows(torch.arange(3), torch.tensor([0, 0, 90]))
+    assert rows.trend.shape[-1] == TRENDS
+    for r, start in enumerate((0, 0, 90)):
+        for origin in (0, 40, 95, 119):
+            for k, window in enumerate((3, 26, 52)):
+                days = range(max(start, origin + 1 - window), origin + 1)
+                sold = [float(panel.sales[r, day]) for day in days if rows.observed[r, day, 0]]
+                mean = torch.tensor([sum(sold) / max(1, len(sold))])
+                expected = history.scale(mean, rows.level[r, origin + 1]) if sold else torch.zeros(1)
+                torch.testing.assert_close(rows.trend[r, origin + 1, k : k + 1], expected)
+    assert rows.trend.std() > 0.05
 
 
 def test_first_guess_is_a_mean_of_what_is_seen() -> None:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stmp.data.features import History, Rows, Schema
+from stmp.data.features import History, Rows
 from stmp.data.panel import DateLike, Panel
+from stmp.data.schema import Schema
 from stmp.errors import ConfigError, DataError
 from stmp.evaluation.baselines.base import LEVELS, Baseline, normal_quantiles
 from stmp.evaluation.baselines.base import Rows as Known
