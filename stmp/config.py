@@ -62,10 +62,11 @@ class ModelConfig(_Section):
         description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by "
         "default where a quarter of a year of training days have a year before them.",
     )
-    trend: bool = Field(
-        True,
-        description="Where the level comes from enters the decoder: the means of a quarter of its window, of half a "
-        "year and of a year, over it.",
+    trend_periods: tuple[int, ...] | None = Field(
+        None,
+        description="Periods whose means over the level enter the decoder: where it comes from. By default a quarter "
+        "of the level's window, half a year and a year, as far as a quarter of a year of training days have as many "
+        "before them. [] for none.",
     )
     share_extractor: bool = Field(
         True, description="One feature extractor for amortization and generative network (paper)."
@@ -108,6 +109,8 @@ class ModelConfig(_Section):
             raise ValueError("levels must increase strictly, lie between 0 and 1 and hold 0.5")
         if self.skip_periods is not None and any(p < 2 for p in self.skip_periods):
             raise ValueError("skip_periods must be 2 or more")
+        if self.trend_periods is not None and any(p < 1 for p in self.trend_periods):
+            raise ValueError("trend_periods must be 1 or more")
         return self
 
 
@@ -254,13 +257,17 @@ class Config(_Section):
             held = min(8 if weekly else 28, max(periods // 8, min(1 if weekly else 7, periods // 4)))
         # How far last year is to be trusted is learned from days that have one; from a few weeks of them, wrongly:
         # what held in February would be believed at a moving Easter.
-        learned_weeks = (periods - held) * period_days / 7
+        year, quarter = 364 // period_days, 91 // period_days
+        level_window = model.level_window or (13 if weekly else 63)
+        longer = (max(1, level_window // 4), year // 2, year)
+        learned = periods - held
         defaults: dict[str, Any] = {
-            "last_year": learned_weeks >= 52 + 13,
+            "last_year": learned >= year + quarter,
+            "trend_periods": tuple(window for window in longer if learned >= window + quarter),
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),
             "skip_periods": (4, 13) if weekly else (7, 28),
-            "level_window": 13 if weekly else 63,
+            "level_window": level_window,
         }
         chosen = {name: value for name, value in defaults.items() if getattr(model, name) is None}
         return self.model_copy(

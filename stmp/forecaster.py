@@ -361,7 +361,7 @@ class Forecaster:
             )
         try:
             provenance = description["provenance"]
-            description["config"]["model"].setdefault("trend", False)  # earlier models had none
+            description["config"]["model"].setdefault("trend_periods", [])  # earlier models had none
             return cls(
                 Config.model_validate(description["config"]),
                 Schema.from_json(description["schema"]),

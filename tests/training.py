@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 PAPER = {"model": {"instances": "window", "samples": 2, "pooling": "mean", "known": False, "transform": "linear",
-                   "head": "normal", "series": "joint", "last_year": False, "trend": False},
+                   "head": "normal", "series": "joint", "last_year": False, "trend_periods": []},
          "train": {"day_type_temperature": 0.0, "cold_fraction": 0.0, "ema": 0.0}}  # fmt: skip
 
 

@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no psi": ("model.psi=none",),
     "psi without spread": ("model.psi=deterministic",),
     "no last year": ("model.last_year=false", "validation.lean=0"),
-    "no trend": ("model.trend=false",),
+    "no trend": ("model.trend_periods=[]",),
     "no leaning": ("validation.lean=0",),
     "no known future": ("model.known=false",),
     "no event vectors": ("model.event_size=0",),

@@ -25,9 +25,6 @@ OFFSET = 0.1
 RARE = 0.5
 """A series that sells on a smaller share of its observed days is rare: a single day of its past says nothing."""
 
-TRENDS = 3
-"""Windows that the level is compared with."""
-
 ZSCORE_LIMIT = 5.0
 
 
@@ -44,8 +41,8 @@ class Rows:
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     scaled : Tensor bool [B, T + 1, G]
         Whether that level comes from the series' own sales; else it is the default.
-    trend : Tensor [B, T + 1, TRENDS G]
-        Transformed means of `trend_windows` over the level, as `level` is indexed; 0 where nothing was observed.
+    trend : Tensor [B, T + 1, W G]
+        Transformed means of the last periods over the level, as `level` is indexed; 0 where nothing was observed.
     record : Tensor [B, T + 1, G]
         The most that was ever sold before each day, as `level` is indexed; before anything was it is infinite, and 0
         once a level window of days has been observed in vain.
@@ -119,12 +116,23 @@ class History:
         ``linear`` or ``log``.
     use_known : bool
         Whether known-future covariates are among the features.
+    trend_periods : tuple of int, length W
+        Periods of other means that the level is compared with.
     """
 
-    def __init__(self, panel: Panel, schema: Schema, *, level_window: int, transform: str, use_known: bool) -> None:
+    def __init__(
+        self,
+        panel: Panel,
+        schema: Schema,
+        *,
+        level_window: int,
+        transform: str,
+        use_known: bool,
+        trend_periods: tuple[int, ...] = (),
+    ) -> None:
         self.panel = panel
         self.schema = schema
-        self.level_window = level_window
+        self.level_window, self.trend_periods = level_window, trend_periods
         self.transform = transform
         device = panel.device
         self.calendar_features = torch.as_tensor(calendar_features(panel.calendar), device=device)  # [C, T, F]
@@ -231,9 +239,9 @@ class History:
         return torch.where(unseen, self.default_level, level), ~unseen
 
     def _trend(self, sold: tuple[Tensor, Tensor], level: Tensor) -> Tensor:
-        """Means of all observed days of shorter and longer windows over the level, [B, T + 1, TRENDS G]."""
-        parts = []
-        for window in trend_windows(self.level_window, self.panel.period_days):
+        """Means of all observed days of shorter and longer windows over the level, [B, T + 1, W G]."""
+        parts = [level[..., :0]]
+        for window in self.trend_periods:
             total, count = (_last(values, window) for values in sold)
             mean = (total / count.clamp(min=1)).to(level.dtype)
             parts.append(torch.where(count > 0, self.scale(mean, level), 0.0))
@@ -303,12 +311,6 @@ def calendar_features(calendar: Calendar) -> np.ndarray:
     offset = calendar.offset.astype(float) / 7.0
     interval += [np.clip(offset, -4, 4), (calendar.event > 0).astype(float)]
     return np.concatenate([shared, types, np.stack(interval, axis=-1)], axis=-1).astype(np.float32)
-
-
-def trend_windows(level_window: int, period_days: int) -> tuple[int, ...]:
-    """Periods that the level is compared with: a quarter of its own window, half a year and a year."""
-    year = 364 // period_days
-    return max(1, level_window // 4), year // 2, year
 
 
 def _cumulated(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -208,5 +208,12 @@ class _Window:
 def history_of(panel: Panel, schema: Schema, config: Config) -> History:
     """A panel laid out as a model with this configuration reads it."""
     model = config.model
-    assert model.level_window is not None
-    return History(panel, schema, level_window=model.level_window, transform=model.transform, use_known=model.known)
+    assert model.level_window is not None and model.trend_periods is not None
+    return History(
+        panel,
+        schema,
+        level_window=model.level_window,
+        transform=model.transform,
+        use_known=model.known,
+        trend_periods=model.trend_periods,
+    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stmp.config import ModelConfig
 from stmp.data.calendar import period_days
 from stmp.data.episodes import Episode
-from stmp.data.features import TRENDS, History, Rows
+from stmp.data.features import History, Rows
 from stmp.data.schema import Schema
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
 from stmp.nets.attention import PastAttention
@@ -84,7 +84,7 @@ class STMP(nn.Module):
             else None
         )
         inputs = hidden + 3
-        inputs += TRENDS * series if config.trend else 0
+        inputs += len(config.trend_periods or ()) * series
         inputs += config.psi_size if config.psi != "none" else 0
         inputs += feature_size if config.known else 0
         if self.attention is not None:
@@ -155,7 +155,7 @@ class STMP(nn.Module):
             history, rows, contexts, query_window, batch.expand_as(query_window), episode.origin, episode.target
         )
         parts = [h, self._lead(episode)]
-        if self.config.trend:
+        if self.config.trend_periods:
             parts.append(rows.trend[batch, episode.origin + 1])
         level = rows.level[batch, episode.origin + 1]  # [B, Q, G]
         guesses = [torch.zeros_like(level)[:, :, None]]  # the level itself, where nothing else is seen; [B, Q, ., G]

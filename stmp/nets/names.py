@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from stmp.config import ModelConfig
 from stmp.data.calendar import period_days
-from stmp.data.features import trend_windows
 from stmp.data.schema import Schema
 from stmp.nets.attention import LEARNED
 from stmp.nets.extractor import ALIGNED_LAGS
@@ -131,11 +130,8 @@ def _named_columns(config: ModelConfig, schema: Schema) -> dict[str, Names]:
     embedded = _units("h", config.hidden) if config.instances == "window" else features + static
     heads = config.heads
     decoder = (*_units("h", config.hidden), "lead over horizon", "log lead over horizon", "nearness")
-    if config.trend:
-        assert config.level_window is not None
-        days = period_days(schema.frequency)
-        means = (window * days for window in trend_windows(config.level_window, days))
-        decoder += tuple(f"mean of {mean} days {name}" for mean in means for name in series)
+    means = [periods * period_days(schema.frequency) for periods in config.trend_periods or ()]
+    decoder += tuple(f"mean of {days} days {name}" for days in means for name in series)
     decoder += features if config.known else ()
     if config.pooling == "attention":
         decoder += _units("attended", heads * LEARNED)

@@ -56,7 +56,7 @@ PAPER = {
         "known": False,
         "pooling": "mean",
         "last_year": False,
-        "trend": False,
+        "trend_periods": [],
         "transform": "linear",
         "head": "normal",
         "series": "joint",
@@ -191,11 +191,11 @@ def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, 
 
 
 def test_a_model_from_before_the_trend_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
-    without = stmp.train(panel, Config.from_mapping({"model": {"trend": False}}, TINY), until="2024-04-30")
+    without = stmp.train(panel, Config.from_mapping({"model": {"trend_periods": []}}, TINY), until="2024-04-30")
     without.save(tmp_path)
     file = tmp_path / "forecaster.json"
     description = json.loads(file.read_text())
-    del description["config"]["model"]["trend"]
+    del description["config"]["model"]["trend_periods"]
     file.write_text(json.dumps(description))
     loaded = stmp.Forecaster.load(tmp_path)
     assert np.array_equal(loaded.predict(panel, "2024-05-10", 7).mean, without.predict(panel, "2024-05-10", 7).mean)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, EpisodeSampler, Strata, full_episode
-from stmp.data.features import OFFSET, TRENDS, History
+from stmp.data.features import OFFSET, History
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.validation import history_of
@@ -47,7 +47,7 @@ PAPER = {
         "known": False,
         "pooling": "mean",
         "last_year": False,
-        "trend": False,
+        "trend_periods": [],
         "transform": "linear",
         "head": "normal",
         "samples": 3,
@@ -214,7 +214,7 @@ def test_kl_between_task_distributions_against_torch() -> None:
         (PRODUCT, ["model.beta_kl=0.1", "train.view_mode=pooled"]),
         (PRODUCT, ["model.pooling=mean", "model.head=normal"]),
         (PRODUCT, ["model.last_year=false"]),
-        (PRODUCT, ["model.trend=false"]),
+        (PRODUCT, ["model.trend_periods=[7, 28]"]),
         (PRODUCT, ["model.known=false", "model.samples=3"]),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
@@ -295,9 +295,9 @@ def test_trend_against_a_loop() -> None:
     """Means of a quarter of the level's window, half a year and a year, over the level, of days up to the origin."""
     panel = weekly_panel()
     config = Config.from_mapping({"model": {"hidden": 4}}).resolve(7, 120)
+    assert config.model.trend_periods == (3, 26, 52)
     history = history_of(panel, Schema.fit(panel, 120), config)
     rows = history.rows(torch.arange(3), torch.tensor([0, 0, 90]))
-    assert rows.trend.shape[-1] == TRENDS
     for r, start in enumerate((0, 0, 90)):
         for origin in (0, 40, 95, 119):
             for k, window in enumerate((3, 26, 52)):
