@@ -44,10 +44,8 @@ def test_last_year_is_read_where_a_quarter_of_training_has_one(period_days: int,
     enough, too_few = (Config().resolve(period_days, quarter_learned - less) for less in (0, 1))
     assert enough.model.last_year
     assert too_few.model.last_year is False
-    assert (
-        enough.model.trend_periods is not None and len(enough.model.trend_periods) == 3
-    )  # a mean of a year is learned where last year is
-    assert too_few.model.trend_periods == enough.model.trend_periods[:2]
+    means, fewer = enough.model.trend_periods, too_few.model.trend_periods
+    assert means is not None and len(means) == 3 and fewer == means[:2]  # a year's mean is learned where last year is
     assert Config.from_mapping({}, ["model.last_year=true"]).resolve(period_days, 60).model.last_year
 
 
