@@ -23,8 +23,8 @@ ENOUGH = 500.0
 SMALLEST, LARGEST = 0.5, 4.0
 
 LATER = 1.07
-"""The days to come lie further from those of training than validation does. Over fourteen stretches of five data sets
-this much more (the median) was needed of the months after it (benchmarks/README.md)."""
+"""The days to come lie further from those of training than validation does: in the months after it, over thirteen
+stretches of five data sets, ranges had to be wider by this much (about the median; benchmarks/README.md)."""
 
 TINY = 1e-6
 
