@@ -221,9 +221,9 @@ def measure(
                 seconds, looped_loss = timed(loop, device)
                 spent_by["loop"] += seconds
                 assert abs(looped_loss - loss) < 1e-3 * max(1.0, abs(loss)), (looped_loss, loss)
-        for name, seconds in spent_by.items():
+        for way, seconds in spent_by.items():
             if seconds > 0:
-                times[name].append(seconds / len(VIEWS))
+                times[way].append(seconds / len(VIEWS))
     spent = {row["name"]: row["value"] for row in ours.metrics() if row["phase"] == "time"}
     phases = {name: seconds / sum(spent.values()) for name, seconds in spent.items()}
     middle = {key: statistics.median(values) for key, values in times.items()}
