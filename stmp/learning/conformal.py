@@ -24,7 +24,7 @@ SMALLEST, LARGEST = 0.5, 4.0
 
 LATER = 1.07
 """The days to come lie further from those of training than validation does: in the months after it, over thirteen
-stretches of five data sets, ranges had to be wider by this much (about the median; benchmarks/README.md)."""
+stretches of five data sets, ranges had to be wider by this much (the median; benchmarks/README.md)."""
 
 TINY = 1e-6
 

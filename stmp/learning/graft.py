@@ -25,7 +25,19 @@ from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster
 
-ADAPTABLE = frozenset({"horizon", "context", "level_window", "skip_periods", "ar_lags", "levels", "samples", "beta_kl"})
+ADAPTABLE = frozenset(
+    {
+        "horizon",
+        "context",
+        "level_window",
+        "skip_periods",
+        "trend_periods",
+        "ar_lags",
+        "levels",
+        "samples",
+        "beta_kl",
+    }
+)
 """Settings of the model that a target may change; the others are what the source's parameters mean."""
 
 ROLES = {

@@ -204,6 +204,20 @@ def test_another_horizon_keeps_the_meaning_of_a_day_ahead(source: Forecaster) ->
     assert same(forecast(longer, panel), forecast(equal, panel))
 
 
+def test_another_mean_of_the_past_is_not_heard_at_first(source: Forecaster) -> None:
+    """A longer history has longer means to be compared with; a model that had none is to have none."""
+    panel = small_panel(seed=2)
+    periods = source.config.model.trend_periods
+    assert periods
+    _, as_before = grafted(source, panel)
+    start, longer = grafted(source, panel, f"model.trend_periods={[300, *periods]}")
+    assert same(forecast(longer, panel), forecast(as_before, panel))
+    assert [name for name, mask in start.shared.items() if not mask.all()] == ["decoder.0.weight"]
+    _, without = grafted(source, panel, "model.trend_periods=[]")
+    weeks = adaptation_config(without, "W", ["transfer.reset_periods=true"]).model
+    assert weeks.trend_periods == () and weeks.skip_periods is None
+
+
 def test_series_of_a_joint_model_are_matched_by_name() -> None:
     source = train(small_panel(series=("a", "b")), small_config("train.max_steps=2", paper=True))
     target = small_panel(seed=2, series=("b", "c"))
@@ -239,6 +253,7 @@ def test_weeks_are_refused_by_a_model_of_days_unless_periods_begin_anew(source: 
         grafted(source, weeks)
     start, model = grafted(source, weeks, "transfer.reset_periods=true")
     assert model.config.model.skip_periods == (4, 13)
+    assert model.config.model.trend_periods and set(model.config.model.trend_periods) <= {3, 26, 52}
     assert start.shared["extractor.purchases.skips.0.lstm.weight_hh_l0"].all(), "four weeks are 28 days"
     assert not start.shared["extractor.purchases.skips.1.lstm.weight_hh_l0"].any()
     assert np.isfinite(model.predict(weeks, weeks.dates[60], 4).mean).all()
