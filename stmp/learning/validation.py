@@ -19,7 +19,7 @@ from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import History
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
-from stmp.learning.conformal import BINS, LATER, Conformal, count_ratios, fit_conformal
+from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
 from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
@@ -140,7 +140,7 @@ class Validator:
             counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
         counts = workers.reduce(counts, "sum")
         conformal = fit_conformal(counts, levels)
-        return rate, conformal.widened(LATER) if counts.any() else conformal
+        return rate, conformal.for_later(self.day_types) if counts.any() else conformal
 
     def _earlier(self) -> list[int]:
         """First periods of some windows of the year before validation, as long as it, apart from each other."""

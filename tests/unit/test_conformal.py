@@ -79,3 +79,10 @@ def test_counts_of_parts_add_up() -> None:
         for half in (slice(0, 20), slice(20, None))
     ]
     assert torch.equal(whole, parts[0] + parts[1])
+
+
+def test_festivals_to_come_get_wider_ranges_than_other_days() -> None:
+    as_counted = Conformal(((0.8, 1.0, 1.2), (0.8, 1.0, 1.2)))
+    ordinary, festival = as_counted.for_later(("ordinary", "festival")).factors
+    assert all(later > before for later, before in zip(ordinary, as_counted.factors[0], strict=True))
+    assert all(wide > usual for wide, usual in zip(festival, ordinary, strict=True))
