@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import torch
 
 from jobs.screen import say, table
 from jobs.train import load_preset
+from stmp.config import Config
 from stmp.errors import ConfigError
 from stmp.evaluation.backtest import backtest
 from stmp.learning.train import train
@@ -29,6 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no AR block": ("model.ar=false",),
     "no skip-LSTM": ("model.skip_periods=[]",),
     "linear scale": ("model.transform=linear",),
+    "normal head": ("model.head=normal",),
     "series together": ("model.series=joint",),
     "spatial view only": ("train.views=spatial",),
     "temporal view only": ("train.views=temporal",),
@@ -48,6 +55,9 @@ PAPERS: dict[str, tuple[str, ...]] = {
 """Of `paper`."""
 
 
+SCORES = ("wape", "mse", "wql", "coverage_80")
+
+
 def ablation(
     data: str,
     settings: Sequence[str] = (),
@@ -57,6 +67,9 @@ def ablation(
     seeds: Sequence[int] = (0, 1, 2),
     horizon: int = 14,
     end: str | None = None,
+    gpu: bool = False,
+    processes: int = 1,
+    keep: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train each variant with each seed, and forecast the same days.
 
@@ -74,46 +87,83 @@ def ablation(
         Periods forecast from each origin, and between origins.
     end : str, optional
         The last day that is forecast; by default the last with sales.
+    gpu : bool
+        Train on the GPU; forecasts are made on the processor.
+    processes : int
+        Trainings side by side.
+    keep : callable, optional
+        Called with the result so far after each variant: all of them take hours.
 
     Returns
     -------
     dict
-        ``variants``: by name and slice, ``wape`` and ``mse`` for each seed; ``seconds`` of training.
+        ``variants``: by name and slice, `SCORES` for each seed; ``seconds`` and ``steps`` of training.
 
     Raises
     ------
     ConfigError, DataError
-        For an unknown variant, and as training and `backtest` do.
+        For an unknown variant, without a GPU where one is to be used, and as training and `backtest` do.
     """
     variants = {name: ("product", changes) for name, changes in PARTS.items()}
     variants |= {name: ("paper", changes) for name, changes in PAPERS.items()}
     unknown = sorted(set(rows) - set(variants))
     if unknown:
         raise ConfigError(f"There are no variants {unknown}; choose from {list(variants)}.")
+    if gpu and not torch.cuda.is_available():
+        raise ConfigError("Torch sees no GPU here; leave --gpu out to train on the processor.")
+    device = torch.cuda.get_device_name() if gpu else "cpu"
+    names = list(rows or variants)
+    configs = [load_preset(variants[name][0], [*settings, *variants[name][1]]) for name in names for _ in seeds]
+    measure = partial(_measure, data=data, until=until, end=end, horizon=horizon, gpu=gpu, alone=processes == 1)
+    result: dict[str, Any] = {
+        "data": os.path.basename(data.rstrip("/")), "settings": list(settings), "until": until, "end": end,
+        "horizon": horizon, "seeds": list(seeds), "device": device, "torch": torch.__version__, "variants": {},
+    }  # fmt: skip
+    found = _side_by_side(measure, configs, [*seeds] * len(names), processes)
+    for name in names:
+        measured = [next(found) for _ in seeds]
+        slices = {
+            part: {score: [run["slices"][part][score] for run in measured] for score in SCORES}
+            for part in measured[0]["slices"]
+        }
+        result["variants"][name] = {"slices": slices} | {k: [run[k] for run in measured] for k in ("seconds", "steps")}
+        say(f"{name}: WAPE {' '.join(f'{value:.4f}' for value in slices['all']['wape'])}")
+        if keep is not None:
+            keep(result)
+    _print(result["variants"])
+    return result
+
+
+def _side_by_side(
+    measure: Callable[[Config, int], dict[str, Any]], configs: Sequence[Config], seeds: Sequence[int], processes: int
+) -> Iterator[dict[str, Any]]:
+    """What is measured of each, in their order."""
+    if processes == 1:
+        yield from map(measure, configs, seeds)
+        return
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        yield from pool.map(measure, configs, seeds)
+
+
+def _measure(
+    config: Config, seed: int, *, data: str, until: str, end: str | None, horizon: int, gpu: bool, alone: bool
+) -> dict[str, Any]:
+    """Train once, and forecast."""
     from stmp_platform.dataset import read_panel
 
     panel = read_panel(data)
-    found: dict[str, Any] = {}
-    for name in rows or variants:
-        preset, changes = variants[name]
-        config = load_preset(preset, [*settings, *changes])
-        entry: dict[str, Any] = {"slices": {}, "seconds": []}
-        for seed in seeds:
-            began = time.perf_counter()
-            model = train(panel, config, seed=seed, until=until)
-            entry["seconds"].append(time.perf_counter() - began)
-            result = backtest(
-                {name: model}, panel, until, end or panel.last_observed, horizon,
-                cold_histories=(), draws=0, keep_regions=0,
-            )  # fmt: skip
-            for part, values in result.to_dict()["slices"].items():
-                kept = entry["slices"].setdefault(part, {"wape": [], "mse": []})
-                for score in kept:
-                    kept[score].append(values[score])
-        found[name] = entry
-        say(f"{name}: WAPE {' '.join(f'{value:.4f}' for value in entry['slices']['all']['wape'])}")
-    _print(found)
-    return {"settings": list(settings), "until": until, "horizon": horizon, "seeds": list(seeds), "variants": found}
+    began = time.perf_counter()
+    model = train(panel.to("cuda" if gpu else "cpu"), config, seed=seed, until=until)
+    seconds = time.perf_counter() - began
+    result = backtest(
+        {"model": model}, panel, until, end or panel.last_observed, horizon,
+        cold_histories=(), draws=0, keep_regions=0, progress=alone,
+    )  # fmt: skip
+    slices = {part: {score: values[score] for score in SCORES} for part, values in result.to_dict()["slices"].items()}
+    return {"slices": slices, "seconds": seconds, "steps": model.provenance.steps}
 
 
 def _print(found: Mapping[str, Any]) -> None:

@@ -126,6 +126,8 @@ def ablation(
     row: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only this variant; may be repeated.")] = None,
     settings: Settings = None,
     seed: Seeds = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Train on the GPU; all trainings side by side share it.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings side by side.")] = 1,
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
@@ -137,8 +139,9 @@ def ablation(
     from jobs.bench.ablation import ablation as job
 
     result = job(
-        data, settings or (), until=str(day(until)), rows=row or (), seeds=seed or [0], horizon=horizon, end=day(end)
-    )
+        data, settings or (), until=str(day(until)), rows=row or (), seeds=seed or [0], horizon=horizon, end=day(end),
+        gpu=gpu, processes=processes, keep=lambda so_far: finish(so_far, json_file),
+    )  # fmt: skip
     finish(result, json_file)
 
 

@@ -142,6 +142,10 @@ def test_commands_on_a_small_city(tmp_path: Path) -> None:
     errors = [tuple(entry["slices"]["all"]["wape"]) for entry in variants.values()]
     assert len(set(errors)) == 3, "each variant is another model"
     assert run(["bench", "ablation", *some, "--row", "no luck"]) == 2
+    side_by_side = [*some, "--row", "no psi", "--processes", "2", "--json", str(tmp_path / "two.json")]
+    assert run(["bench", "ablation", *side_by_side]) == 0
+    two = json.loads((tmp_path / "two.json").read_text())["variants"]
+    assert two["no psi"]["slices"]["all"]["wape"] == pytest.approx(errors[1], rel=1e-4)
 
 
 def test_every_ablation_changes_its_preset() -> None:
