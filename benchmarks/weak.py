@@ -1,12 +1,12 @@
-"""Weak scaling: twice the regions on two workers; `python -m benchmarks.weak` writes results/weak.json.
+"""Weak scaling: N times the regions on N workers; `python -m benchmarks.weak` writes results/weak.json.
 
-*alone*: one worker takes steps of its regions while the other core rests.
-*apart*: two processes take such steps side by side and never speak to each other: what the cores and their
+*alone*: one worker takes steps of its regions while the other cores rest.
+*apart*: N processes take such steps side by side and never speak to each other: what the cores and their
     memory allow.
-*together*: two workers that share the step, with twice the regions, and so sum their gradients.
+*together*: N workers that share the step, with N times the regions, and so sum their gradients.
 
-The efficiency is what two together reach of two apart. Blocks of steps take turns, so that a busy machine slows them
-alike; seconds are the clock's, one thread each, medians over blocks.
+The efficiency is what the workers together reach of what they reach apart. Blocks of steps take turns, so that a busy
+machine slows them alike; seconds are the clock's, one thread each, medians over blocks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from stmp.learning.workers import Workers
 
 HERE = Path(__file__).resolve().parent
 PRESETS = HERE.parent / "jobs" / "presets"
-WORKERS = 2
 
 
 class Apart(Workers):
@@ -46,24 +45,26 @@ class Apart(Workers):
         """Its own gradients."""
 
 
-def trainer_of(city: Panel, config: Config, rank: int, workers: Workers) -> MetaTrainer:
-    """The trainer of one of two workers."""
+def trainer_of(city: Panel, config: Config, rank: int, number: int, workers: Workers) -> MetaTrainer:
+    """The trainer of one of a number of workers."""
     last = city.index_of(city.last_observed) + 1
     resolved = config.resolve(city.period_days, last)
-    train, positions, scored, held_out = Shard.plan(city.shape[0], resolved, rank, WORKERS)
+    train, positions, scored, held_out = Shard.plan(city.shape[0], resolved, rank, number)
     regions = len(Shard.plan(city.shape[0], resolved, 0, 1)[0])
     shard = Shard(city.select(train), positions, regions, city.select(scored), held_out)
     return MetaTrainer(shard, resolved, seed=0, until=last, workers=workers)
 
 
-def work(rank: int, folder: str, preset: str, regions: int, blocks: int, steps: int) -> None:
+def work(rank: int, folder: str, preset: str, number: int, regions: int, blocks: int, steps: int) -> None:
     """What each process does; the first writes the seconds of a step by block."""
     torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/meeting", WORKERS)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORKERS)
-    city = city_of(2 * regions)
-    config = Config.load(PRESETS / f"{preset}.yaml", [f"train.batch_regions={2 * regions}", "validation.regions=0"])
-    together, apart = trainer_of(city, config, rank, Workers()), trainer_of(city, config, rank, Apart())
+    store = dist.FileStore(f"{folder}/meeting", number)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=number)
+    city = city_of(number * regions)
+    config = Config.load(
+        PRESETS / f"{preset}.yaml", [f"train.batch_regions={number * regions}", "validation.regions=0"]
+    )
+    together, apart = (trainer_of(city, config, rank, number, kind) for kind in (Workers(), Apart()))
     times: dict[str, list[float]] = {"together": [], "apart": [], "alone": []}
     for block in range(blocks + 1):
         for name, trainer in (("together", together), ("apart", apart), ("alone", apart)):
@@ -78,33 +79,42 @@ def work(rank: int, folder: str, preset: str, regions: int, blocks: int, steps: 
     dist.destroy_process_group()
 
 
-def measure(preset: str, regions: int, blocks: int, steps: int) -> dict[str, Any]:
-    """Medians of the slower of two workers, and what two together reach of two apart."""
+def measure(preset: str, number: int, regions: int, blocks: int, steps: int) -> dict[str, Any]:
+    """Medians of the slowest worker, and what the workers together reach of what they reach apart."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(work, (folder, preset, regions, blocks, steps), nprocs=WORKERS)
-        found = [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(WORKERS)]
-    slower = {name: [max(pair) for pair in zip(*(f[name] for f in found), strict=True)] for name in found[0]}
-    middle = {name: statistics.median(values) for name, values in slower.items()}
-    by_block = [a / t for a, t in zip(slower["apart"], slower["together"], strict=True)]
+        multiprocessing.spawn(work, (folder, preset, number, regions, blocks, steps), nprocs=number)
+        found = [json.loads(Path(folder, f"{rank}.json").read_text(encoding="utf-8")) for rank in range(number)]
+    slowest = {name: [max(group) for group in zip(*(f[name] for f in found), strict=True)] for name in found[0]}
+    middle = {name: statistics.median(values) for name, values in slowest.items()}
+    by_block = [a / t for a, t in zip(slowest["apart"], slowest["together"], strict=True)]
     return {
         "preset": preset,
+        "workers": number,
         "regions_a_worker": regions,
         "seconds": middle,
-        "of_two_apart": statistics.median(by_block),
+        "of_apart": statistics.median(by_block),
         "quartiles": statistics.quantiles(by_block, n=4)[::2],
-        "of_one_alone": middle["alone"] / middle["together"],
+        "of_alone": middle["alone"] / middle["together"],
     }
 
 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[2], help="a measurement for each number; one core each"
+    )
+    parser.add_argument("--preset", nargs="+", default=["product", "paper"])
     parser.add_argument("--regions", type=int, default=48, help="of a step, for each worker")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="in a block")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "weak.json")
     arguments = parser.parse_args()
-    results = [measure(p, arguments.regions, arguments.blocks, arguments.steps) for p in ("product", "paper")]
+    results = [
+        measure(preset, number, arguments.regions, arguments.blocks, arguments.steps)
+        for preset in arguments.preset
+        for number in arguments.workers
+    ]
     for row in results:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
     machine = {"cores": os.cpu_count(), "torch": torch.__version__, "load_average": os.getloadavg()}
