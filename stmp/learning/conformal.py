@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BINS, WIDTH = 500, 0.02
-"""Ratios are counted in bins, so that the workers need to share no more than counts."""
+BINS = 500
+EDGES = torch.logspace(-2, 1, BINS - 1, dtype=torch.float64)
+"""Ratios are counted in bins, each 1.4 % wide, so that the workers need to share no more than counts."""
 
 ENOUGH = 500.0
 """Points of a day type that weigh as much as those of all day types together."""
 
-SMALLEST, LARGEST = 0.5, 4.0
+SMALLEST, LARGEST = {"quantile": 0.5, "normal": 0.01}, 4.0
+"""Of a head's factors: learned quantiles are not far off, where the unit variance of the normal head says nothing."""
 
 LATER = 1.07
 """The days to come lie further from those of training than validation does: in the months after it, over thirteen
@@ -105,22 +107,22 @@ def count_ratios(
             end = torch.where(above == (level > 0.5), end, quantiles[..., mirror])
         distance = (side * (end - median)).clamp(min=TINY)
         ratio = (side * (truth - median) / distance)[observed].cpu()
-        place = (ratio / WIDTH).floor().clamp(min=0, max=BINS - 1).long()
+        place = torch.bucketize(ratio.double(), EDGES)
         counts[:, k] += torch.bincount(kinds * BINS + place, minlength=day_types * BINS).view(day_types, BINS)
     return counts
 
 
-def fit_conformal(counts: Tensor, levels: tuple[float, ...]) -> Conformal:
+def fit_conformal(counts: Tensor, levels: tuple[float, ...], head: str = "quantile") -> Conformal:
     """Factors from counts [D, Q, BINS] over all workers: a day type's own, leaning on all where it has few points."""
     middle = levels.index(0.5)
     points = counts[:, middle].sum(dim=-1)  # [D]
     if points.sum() == 0:
         return Conformal.identity(len(counts), len(levels))
-    overall = _factors(counts.sum(dim=0), levels)
+    overall = _factors(counts.sum(dim=0), levels, SMALLEST[head])
     rows = []
     for own, number in zip(counts, points.tolist(), strict=True):
         weight = number / (number + ENOUGH)
-        mixed = overall if number == 0 else weight * _factors(own, levels) + (1 - weight) * overall
+        mixed = overall if number == 0 else weight * _factors(own, levels, SMALLEST[head]) + (1 - weight) * overall
         mixed[middle] = 1.0
         rows.append(tuple(mixed.tolist()))
     return Conformal(tuple(rows))
@@ -136,9 +138,10 @@ def _share(level: float, levels: tuple[float, ...]) -> float:
     return abs(2 * level - 1) if _mirror(level, levels) is not None else max(level, 1 - level)
 
 
-def _factors(counts: Tensor, levels: tuple[float, ...]) -> Tensor:
+def _factors(counts: Tensor, levels: tuple[float, ...], smallest: float) -> Tensor:
     """The ratio that the wanted share of the points stays below, for each level; [Q]."""
     shares = counts.cumsum(dim=-1) / counts.sum(dim=-1, keepdim=True)
     wanted = torch.tensor([_share(level, levels) for level in levels], dtype=torch.float64)[:, None]
     place = (shares < wanted).sum(dim=-1).clamp(max=BINS - 1)
-    return ((place + 0.5) * WIDTH).clamp(min=SMALLEST, max=LARGEST)
+    middles = (EDGES[1:] * EDGES[:-1]).sqrt()
+    return torch.cat([EDGES[:1], middles, EDGES[-1:]])[place].clamp(min=smallest, max=LARGEST)

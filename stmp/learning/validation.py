@@ -139,7 +139,7 @@ class Validator:
             truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
             counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
         counts = workers.reduce(counts, "sum")
-        conformal = fit_conformal(counts, levels)
+        conformal = fit_conformal(counts, levels, self.config.model.head)
         return rate, conformal.for_later(self.day_types) if counts.any() else conformal
 
     def _earlier(self) -> list[int]:

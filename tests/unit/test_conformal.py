@@ -46,6 +46,20 @@ def test_days_that_all_lie_above_the_median_widen_both_sides() -> None:
         assert factors[0] > 1.1
 
 
+def test_the_unit_variance_of_the_normal_head_gets_the_width_of_its_errors() -> None:
+    quantiles, truth, day_type = too_narrow(20_000, seed=0)
+    observed = torch.ones_like(truth, dtype=torch.bool)
+    center = quantiles[..., MIDDLE]
+    truth = center + 0.05 * (truth - center)
+    counts = count_ratios(quantiles, truth, observed, day_type, 2, LEVELS)
+    held = {
+        head: coverage(fit_conformal(counts, LEVELS, head).apply(quantiles, day_type, MIDDLE), truth, day_type >= 0)
+        for head in ("normal", "quantile")
+    }
+    assert abs(held["normal"] - 0.8) < 0.02
+    assert held["quantile"] > 0.9, "learned quantiles are never taken for more than twice too wide"
+
+
 def test_a_level_without_a_mirror_image_holds_too() -> None:
     quantiles, truth, day_type = too_narrow(20_000, seed=0)
     lone, levels = quantiles[..., MIDDLE:], LEVELS[MIDDLE:]
