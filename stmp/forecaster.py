@@ -263,8 +263,9 @@ class Forecaster:
             torch.minimum(history.unscale(q, level.unsqueeze(-1)), most) for q in (learned, calibrated)
         )
         # Stretching an interval on a log scale lifts its upper end more than it lowers the other; what is sold on
-        # average does not rise with what is not known.
-        mean = mean_of_quantiles(learned, levels)
+        # average does not rise with what is not known. The unit variance of the normal head was never learned at all.
+        middle = learned[..., levels.index(0.5)]
+        mean = middle if self.config.model.head == "normal" else mean_of_quantiles(learned, levels)
         rare = rows.scaled[origin] & (rows.selling[origin] < RARE)
         rare &= quantiles[..., levels.index(0.5)] < NEXT_TO_NOTHING * level
         mean = torch.where(rare, level, mean)

@@ -97,7 +97,8 @@ def ablation(
     Returns
     -------
     dict
-        ``variants``: by name and slice, `SCORES` for each seed; ``seconds`` and ``steps`` of training.
+        ``variants``: by name and slice, `SCORES` for each seed; ``seconds`` and ``steps`` of training,
+        and what it ran on.
 
     Raises
     ------
@@ -111,13 +112,13 @@ def ablation(
         raise ConfigError(f"There are no variants {unknown}; choose from {list(variants)}.")
     if gpu and not torch.cuda.is_available():
         raise ConfigError("Torch sees no GPU here; leave --gpu out to train on the processor.")
-    device = torch.cuda.get_device_name() if gpu else "cpu"
+    machine = {"device": torch.cuda.get_device_name() if gpu else "cpu", "torch": torch.__version__}
     names = list(rows or variants)
     configs = [load_preset(variants[name][0], [*settings, *variants[name][1]]) for name in names for _ in seeds]
     measure = partial(_measure, data=data, until=until, end=end, horizon=horizon, gpu=gpu, alone=processes == 1)
     result: dict[str, Any] = {
         "data": os.path.basename(data.rstrip("/")), "settings": list(settings), "until": until, "end": end,
-        "horizon": horizon, "seeds": list(seeds), "device": device, "torch": torch.__version__, "variants": {},
+        "horizon": horizon, "seeds": list(seeds), "variants": {},
     }  # fmt: skip
     found = _side_by_side(measure, configs, [*seeds] * len(names), processes)
     for name in names:
@@ -126,7 +127,8 @@ def ablation(
             part: {score: [run["slices"][part][score] for run in measured] for score in SCORES}
             for part in measured[0]["slices"]
         }
-        result["variants"][name] = {"slices": slices} | {k: [run[k] for run in measured] for k in ("seconds", "steps")}
+        costs = {cost: [run[cost] for run in measured] for cost in ("seconds", "steps")}
+        result["variants"][name] = {"slices": slices} | costs | machine
         say(f"{name}: WAPE {' '.join(f'{value:.4f}' for value in slices['all']['wape'])}")
         if keep is not None:
             keep(result)

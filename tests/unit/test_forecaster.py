@@ -259,6 +259,18 @@ def test_unknown_future_covariates_are_an_error(panel: Panel) -> None:
     np.testing.assert_allclose(model.predict(gappy.select(others), "2024-05-10", 7).mean, expected, rtol=1e-5)
 
 
+def test_ranges_hold_and_the_mean_lies_by_the_median_whatever_the_head(model: stmp.Forecaster, panel: Panel) -> None:
+    forecast = model.predict(panel, "2024-05-01", 14)
+    first = panel.index_of("2024-05-02")
+    truth = panel.sales[:, first : first + 14].numpy()
+    levels = model.config.model.levels
+    low, median, high = (forecast.quantiles[..., levels.index(level)] for level in (0.1, 0.5, 0.9))
+    sold = truth > 0
+    assert sold.any()
+    assert 0.7 < ((truth >= low) & (truth <= high))[sold].mean() < 0.95
+    assert 0.95 < (forecast.mean[sold] / median[sold]).mean() < 1.08
+
+
 def test_no_region_is_no_forecast_and_no_error(model: stmp.Forecaster, panel: Panel) -> None:
     assert model.predict(panel.select([]), "2024-05-10", 7).mean.shape == (0, 7, 1)
 
