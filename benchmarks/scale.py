@@ -1,13 +1,15 @@
 """Scale: what each part of the work costs for one region, against the number of regions.
 
 A made-up retailer of three years is ingested, and then worked on as one of several workers would: its shard is read,
-trained on for some steps, remembered for serving (psi and attention's keys, what `Online` keeps), and forecast.
-Backtest and gate have all regions, mapped from disk, one origin of 14 days and the seasonal naive beside the model.
-Each measurement runs in a process of its own, because peak memory is that of a process; processor seconds, for the
-machine may have other work. Results are added to `results/scale.json`.
+trained on for as many steps as it takes to see each region once, and validated (an epoch), remembered for serving (psi
+and attention's keys, what `Online` keeps), and forecast. Backtest and gate have all regions, mapped from disk, one
+origin of 14 days and the seasonal naive beside the model. Each measurement runs in a process of its own, because peak
+memory is that of a process; processor seconds, for the machine may have other work. Results are added to
+`results/scale.json`.
 
     python -m benchmarks.scale --regions 1000
     python -m benchmarks.scale --regions 100000 --workers 10 --folder /where/there/is/10/GB
+    python -m benchmarks.scale --regions 1000 --only step
     python -m benchmarks.scale --table
 """
 
@@ -96,11 +98,16 @@ def run(task: str, folder: Path, workers: int) -> dict[str, float]:
     if task == "step":
         trainer = make_trainer(panel, Config())
         times = []
-        for _ in range(WARM + STEPS):
+        once = -(-panel.shape[0] // trainer.config.train.batch_regions)  # steps that draw as many regions as there are
+        for _ in range(WARM + max(once, STEPS)):
             before = time.process_time()
             trainer.train_step()
             times.append(time.process_time() - before)
+        before = time.process_time()
+        trainer.validate()
+        epoch = float(np.sum(times[-once:])) + time.process_time() - before
         found = {"processor_seconds": float(np.median(times[WARM:])), "peak_bytes": peak() - idle}
+        found |= {"epoch_steps": once, "epoch_processor_seconds": epoch}
         with FlopCounterMode(display=False) as products:  # matrix products; what an LSTM does inside is not counted
             trainer.train_step()
         parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
@@ -159,8 +166,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Cost by number of regions, as Markdown."""
     names = (
         "regions", "workers", "ingest, s of processor for 1,000 regions", "peak", "regions of a shard",
-        "panel, kB a region", "peak", "step, ms of processor", "remember, ms a region", "peak, kB a region",
-        "forecast, ms a region", "backtest, ms a region", "peak", "gate, ms a region", "peak",
+        "panel, kB a region", "peak", "step, ms of processor", "epoch, ms a region",
+        "remember, ms a region", "peak, kB a region", "forecast, ms a region", "backtest, ms a region", "peak",
+        "gate, ms a region", "peak",
     )  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|--:" * len(names) + "|"]
     for row in rows:
@@ -170,6 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells += [f"{at['ingest']['peak_bytes'] / 1e9:.2f} GB", f"{count:,}"]
         cells += [f"{at['shard']['panel_bytes'] / count / 1e3:.1f}", f"{at['step']['peak_bytes'] / 1e9:.2f} GB"]
         cells += [f"{at['step']['processor_seconds'] * 1e3:.0f}"]
+        cells += [f"{at['step']['epoch_processor_seconds'] / count * 1e3:.2f}"]
         cells += [f"{at['remember']['processor_seconds'] / at['remember']['regions'] * 1e3:.2f}"]
         cells += [f"{at['remember']['peak_bytes'] / at['remember']['regions'] / 1e3:.0f}"]
         cells += [f"{at['forecast']['processor_seconds'] / at['forecast']['regions'] * 1e3:.2f}"]
@@ -188,6 +197,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="among whom the regions are shared")
     parser.add_argument("--folder", type=Path, help="where there is disk; by default the temporary folder")
     parser.add_argument("--table", action="store_true", help="print the table of what has been measured")
+    parser.add_argument("--only", choices=TASKS[1:], help="this alone, beside what has been measured of the rest")
     parser.add_argument("--task", choices=TASKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -202,7 +212,10 @@ def main() -> None:
     try:
         write_raw(folder, options.regions, options.days)
         result: dict[str, Any] = {"regions": options.regions, "days": options.days, "workers": options.workers}
-        result["tasks"] = {task: measure(task, folder, options.workers) for task in TASKS}
+        same = [row for row in before if (row["regions"], row["workers"]) == (options.regions, options.workers)]
+        tasks = ("ingest", options.only) if options.only else TASKS
+        found = {task: measure(task, folder, options.workers) for task in tasks}
+        result["tasks"] = {**same[0]["tasks"], options.only: found[options.only]} if options.only else found
         result["dataset_gb"] = size_of(folder / "dataset")
         result["machine"] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "torch": torch.__version__}
     finally:

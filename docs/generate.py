@@ -5,6 +5,8 @@ With ``--check`` nothing is written, and the exit code says whether something wo
 
 from __future__ import annotations
 
+import json
+import statistics
 import sys
 import typing
 from pathlib import Path
@@ -19,6 +21,8 @@ from stmp_platform.monitoring.watch import Thresholds
 
 DOCS = Path(__file__).resolve().parent
 PRESETS = DOCS.parent / "jobs" / "presets"
+ABLATION = DOCS.parent / "benchmarks" / "results" / "ablation.json"
+HEADS = {("all", "wape"): "WAPE", ("festival", "wape"): "WAPE of festivals", ("all", "wql"): "WQL"}
 
 HEAD = """# Configuration
 
@@ -127,6 +131,44 @@ def thresholds() -> str:
     return "\n".join(lines)
 
 
+def ablation() -> str:
+    """Write what models lose without each part, from what `stmp bench ablation` found."""
+    found = json.loads(ABLATION.read_text(encoding="utf-8"))
+    shown = [
+        (data, part, score) for data in found for part, score in (("all", "wape"), ("festival", "wape"), ("all", "wql"))
+    ]
+    heads = [f"{data['data'].partition('_')[0].capitalize()}, {HEADS[part, score]}" for data, part, score in shown]
+    lines = [f"| | {' | '.join(heads)} |", "|---" + "|--:" * len(shown) + "|"]
+    for name in dict.fromkeys(name for data in found for name in data["variants"]):
+        whole = "paper" if name.startswith("paper") else "whole"
+        cells = []
+        for data, part, score in shown:
+            values, rivals = (_scores(data["variants"].get(of), part, score) for of in (name, whole))
+            cells.append(_mean(values) if name == whole else _change(values, rivals))
+        lines.append(f"| {'**' + name + '**' if name == whole else name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _scores(variant: dict[str, Any] | None, part: str, score: str) -> list[float]:
+    """Of each seed; none where they were not measured."""
+    values = variant["slices"][part][score] if variant else []
+    return [] if None in values else values
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.4f} ± {_error(values):.4f}" if values else ""
+
+
+def _change(values: list[float], rivals: list[float]) -> str:
+    """Seed by seed, in percent of the whole, and the standard error of the mean."""
+    changes = [100 * (value / rival - 1) for value, rival in zip(values, rivals, strict=False)]
+    return f"{statistics.mean(changes):+.1f} ± {_error(changes):.1f} %" if changes else ""
+
+
+def _error(values: list[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5
+
+
 def with_table(page: Path, content: str) -> str:
     """Put a table between the marks of a page; the rest stays."""
     head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
@@ -136,7 +178,7 @@ def with_table(page: Path, content: str) -> str:
 def main(arguments: list[str]) -> int:
     """Write the pages, or check that they are up to date."""
     pages = {DOCS / "configuration.md": configuration()}
-    for name, content in (("promotion.md", rules()), ("monitoring.md", thresholds())):
+    for name, content in (("promotion.md", rules()), ("monitoring.md", thresholds()), ("ablation.md", ablation())):
         pages[DOCS / name] = with_table(DOCS / name, content)
     if "--check" in arguments:
         return int(any(not page.exists() or page.read_text(encoding="utf-8") != text for page, text in pages.items()))
