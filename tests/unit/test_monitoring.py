@@ -90,6 +90,8 @@ def test_rows_that_cannot_be_scored_are_counted() -> None:
     assert sold.unknown == 14 * len(ORIGINS)
     assert sold.waiting >= 13 * 14
     assert len(sold.day) + sold.unknown + sold.waiting == len(log)
+    totals = [log[log["region"] == "nowhere"].assign(region=name) for name in ("total", "city=Jena")]
+    assert match(pd.concat([log, *totals]), LEVELS, panel).unknown == sold.unknown, "totals are no unknown regions"
     with pytest.raises(DataError, match="Not one of the forecasts is of a day whose sales are known"):
         roll(match(log.assign(region="nowhere"), LEVELS, panel), panel, {}, 28, 7)
 

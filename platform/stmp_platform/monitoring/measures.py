@@ -15,6 +15,7 @@ import pandas as pd
 from stmp.errors import DataError
 from stmp.evaluation.metrics import SUMS, Points, point_sums
 from stmp.evaluation.slices import Cells
+from stmp.hierarchy import GRAND_TOTAL
 
 if TYPE_CHECKING:
     from stmp.data.panel import Panel
@@ -31,7 +32,8 @@ class Sold:
     version : ndarray of str
         Which model forecast.
     waiting, unknown : int
-        Rows left out: their days have no sales (yet), or the data do not have their region or series.
+        Rows left out: their days have no sales (yet), or the data do not have their region or series. Totals of
+        regions are neither: their sales are those of the regions, which are scored.
     """
 
     region: np.ndarray
@@ -52,7 +54,9 @@ def match(forecasts: pd.DataFrame, levels: tuple[float, ...], panel: Panel) -> S
     forecasts : DataFrame
         Columns ``region, series, date, mean, model_version`` and ``q0.1`` ... for the levels.
     """
-    region = pd.Index(panel.regions.astype(str)).get_indexer(pd.Index(forecasts["region"].astype(str)))
+    names = forecasts["region"].astype(str)
+    region = pd.Index(panel.regions.astype(str)).get_indexer(pd.Index(names))
+    total = (names.eq(GRAND_TOTAL) | names.str.contains("=", regex=False)).to_numpy(bool)
     series = pd.Index(panel.series).get_indexer(pd.Index(forecasts["series"].astype(str)))
     day = pd.DatetimeIndex(panel.dates).get_indexer(pd.DatetimeIndex(forecasts["date"]))
     here = (region >= 0) & (series >= 0)
@@ -71,7 +75,7 @@ def match(forecasts: pd.DataFrame, levels: tuple[float, ...], panel: Panel) -> S
         levels=levels,
         version=rows["model_version"].astype(str).to_numpy(),
         waiting=int((here & ~sold).sum()),
-        unknown=int((~here).sum()),
+        unknown=int((~here & ~total).sum()),
     )
 
 
