@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -45,6 +46,19 @@ def set_logging(level: str) -> None:
 def day(value: datetime | None) -> str | None:
     """A date as the jobs take it."""
     return None if value is None else value.date().isoformat()
+
+
+def on_disk(path: Path | None) -> Path | None:
+    """A path as it is, if it is none of an object store, whose URI would become a folder named `s3:`.
+
+    Raises
+    ------
+    ConfigError
+        If it is a URI.
+    """
+    if path is not None and re.match(r"\w[\w+.-]+:/", str(path)):
+        raise ConfigError(f"{path}: reports and results for machines are written to local folders only.")
+    return path
 
 
 def columns(text: str | None) -> list[str] | None:
@@ -110,7 +124,10 @@ ElasticWorkers = Annotated[
     ),
 ]
 Gpu = Annotated[bool, typer.Option("--gpu", help="One GPU for each worker.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result for machines here.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", callback=on_disk, help="Write the result for machines here."),
+]
 Debug = Annotated[
     bool, typer.Option("--debug", callback=set_debugging, is_eager=True, help="Show the traceback of an error.")
 ]

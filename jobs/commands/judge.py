@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.options import DAY, NO, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, day, finish
+from jobs.options import DAY, NO, DataUri, Debug, Horizon, JsonFile, ModelUri, Tracking, day, finish, on_disk
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def backtest(
         int | None, typer.Option(min=1, help="Days (weeks) between origins; by default the horizon.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write an HTML report and its pictures here.")
+        Path | None, typer.Option(metavar="DIR", callback=on_disk, help="Write an HTML report and its pictures here.")
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -84,7 +84,9 @@ def promote(
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file of rules; see docs/promotion.md.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the report here too.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", callback=on_disk, help="Write the report here too.")
+    ] = None,
     today: Annotated[
         datetime | None, typer.Option(**DAY, help="The day from which the data's age is counted; by default today.")
     ] = None,

@@ -21,6 +21,7 @@ from jobs.options import (
     day,
     finish,
     number_of_workers,
+    on_disk,
 )
 
 app = typer.Typer()
@@ -190,7 +191,9 @@ def similarity(
     until: Annotated[
         datetime | None, typer.Option(**DAY, help="Last day of the target to look at; by default the last one.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="DIR", help="Write an HTML report here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", callback=on_disk, help="Write an HTML report here.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutations and the bootstrap.")] = 0,
     tracking_uri: Tracking = None,
     json_file: JsonFile = None,

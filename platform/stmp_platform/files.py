@@ -19,6 +19,9 @@ from typing import Any
 
 from stmp_platform.settings import Settings
 
+CLIENTS = ("aiohttp", "gcsfs", "google")
+"""Packages below fsspec whose errors are no OSError."""
+
 
 @contextlib.contextmanager
 def _beside(target: Path, data: bytes) -> Iterator[Path]:
@@ -44,6 +47,22 @@ def _link(written: Path, target: Path) -> None:
     except OSError:  # a file system without links; what is copied may be met by half
         with target.open("xb") as file:
             file.write(written.read_bytes())
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """Let what a store raises be an OSError, as all who read and write expect; gcsfs has errors of its own."""
+    try:
+        yield
+    except OSError as error:
+        if type(error) is OSError and str(error).startswith("Forbidden"):  # what gcsfs makes of status 403
+            raise PermissionError(str(error)) from error
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in CLIENTS:
+            raise
+        kind = PermissionError if getattr(error, "code", None) == 401 else OSError
+        raise kind(f"{type(error).__name__}: {error}") from error
 
 
 class Folder:
@@ -72,11 +91,13 @@ class Folder:
         """URI of something in this folder, for messages and for `Folder`."""
         return f"{self.uri}/{name}"
 
+    @_os_errors()
     def exists(self, name: str = "") -> bool:
         """Whether a file or folder is there, as storage sees it now and not as it was cached."""
         self.fs.invalidate_cache()
         return bool(self.fs.exists(self._at(name)))
 
+    @_os_errors()
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of what lies in a sub-folder; empty where there is none."""
         self.fs.invalidate_cache()
@@ -86,6 +107,7 @@ class Folder:
             return []
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found} - {""})
 
+    @_os_errors()
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 
@@ -96,6 +118,7 @@ class Folder:
         """
         return bytes(self.fs.cat_file(self._at(name)))
 
+    @_os_errors()
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole, in place of one of that name."""
         at = self._at(name)
@@ -105,8 +128,13 @@ class Folder:
         with _beside(Path(at), data) as written:
             written.replace(at)
 
+    @_os_errors()
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file whole where there is none; of several that do so at once only one is told that it has."""
+        """Write a file whole where there is none; of several that do so at once only one is told that it has.
+
+        What each of them writes must be its own: a store's client whose answer was lost asks again, and then finds the
+        file that it has made itself, which only its content tells.
+        """
         at = self._at(name)
         try:
             if self.local:
@@ -115,14 +143,16 @@ class Folder:
             else:
                 self.fs.pipe_file(at, data, mode="create")
         except FileExistsError:
-            return False
+            return not self.local and self._holds(name, data)
         return True
 
+    @_os_errors()
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self._at(name))
 
+    @_os_errors()
     def remove_folder(self, name: str) -> None:
         """Remove a sub-folder and all in it; nothing happens where there is none."""
         with contextlib.suppress(FileNotFoundError):
@@ -141,6 +171,7 @@ class Folder:
         """Write a JSON object, with its keys in their order."""
         self.write(name, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
+    @_os_errors()
     def download(self, name: str, to: Path) -> Path:
         """Bring a file or a sub-folder to a local path, or say where it lies if it is local already."""
         if self.local:
@@ -158,11 +189,18 @@ class Folder:
             self.fs.get_file(path, str(target))
         return to
 
+    @_os_errors()
     def state(self) -> str:
         """A short text that changes when a file in this folder does, found without reading them."""
         self.fs.invalidate_cache()
         keys = [(path, self.fs.ukey(path)) for path in sorted(self.fs.find(self.path))]
         return hashlib.sha256(repr((self.uri, keys)).encode()).hexdigest()[:32]
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:  # whoever made it has removed it since
+            return False
 
     def _at(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}" if name else self.path

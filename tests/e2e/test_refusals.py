@@ -152,3 +152,11 @@ def test_interrupted_by_hand(city: Stmp) -> None:
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not (city.folder / "cut" / "model").exists()
+
+
+@pytest.mark.parametrize("option", ["--report", "--json"])
+def test_a_report_that_would_lie_in_a_folder_named_as_a_store(stmp: Stmp, option: str) -> None:
+    place = "s3://bucket/report"
+    message = stmp.refused("backtest", "--data", "data", "--model", "r", "--start", "2021-06-01", option, place)
+    assert "local folders only" in message
+    assert not (stmp.folder / "s3:").exists()

@@ -82,7 +82,7 @@ def test_the_variants_differ_in_their_machines_alone() -> None:
     stop, start = aws["head_start_ray_commands"]
     assert onprem["head_start_ray_commands"] == [stop, f"{start} --num-cpus=0"]
     assert aws["setup_commands"] == onprem["setup_commands"]
-    assert [line.replace("[s3]", "[gcs]") for line in aws["setup_commands"]] == gcp["setup_commands"]
+    assert [line.replace("[s3,", "[gcs,") for line in aws["setup_commands"]] == gcp["setup_commands"]
     assert set(onprem["docker"]["run_options"]) <= set(aws["docker"]["run_options"])
 
 

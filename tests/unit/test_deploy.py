@@ -81,6 +81,8 @@ def test_each_target_is_locked_and_not_root(target: str) -> None:
     assert ("download.pytorch.org/whl/cpu" in stage) == (target == "cpu")
     users = re.findall(r"^USER (\S+)$", stage, flags=re.M)
     assert users and users[-1] == "1000:100"
+    assert "--requirement /home/ray/needs/base.txt" in stage, "the base's packages must agree with ours"
+    assert "[s3,gcs,baselines]" in stage, "stmp backtest measures against the baselines"
     assert stage.count("pip install") == 2 and stage.count("--no-deps") == 1
     assert re.findall(r"#   docker build .*--target (\w+)", DOCKERFILE) == ["cpu", "cuda"]
 
@@ -93,7 +95,15 @@ def test_what_is_copied_is_there_and_sent_to_docker() -> None:
         for file in line.split():
             assert (ROOT / file).is_file()
             assert file.split("/")[0] in kept
+    deploy = ignored.index("platform/deploy")
+    assert ignored[deploy + 1 :][:1] == ["!platform/deploy/constraints.txt"], "secrets are filled in beside it"
+    assert ignored.index("!platform") < deploy
     assert kept >= {"jobs", "platform", "serving", "stmp", "pyproject.toml", "README.md"}
+
+
+def test_filled_in_secrets_stay_out_of_git() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"stmp.env", "platform/deploy/kuberay/secret.yaml"} <= set(ignored)
 
 
 # The manifests

@@ -136,7 +136,7 @@ def normal_quantiles(mean: np.ndarray, sigma: np.ndarray, levels: tuple[float, .
     return mean[:, :, None] + sigma[:, :, None] * z
 
 
-def require(module: str, package: str, extra: str = "demo") -> None:
+def require(module: str, package: str, extra: str = "baselines") -> None:
     """Say how to install a library that only some baselines need, by which of our extras."""
     from importlib.util import find_spec
 
