@@ -315,7 +315,7 @@ def test_baselines_are_made_by_name_and_unknown_ones_refused(promoted):
 
 def test_a_missing_library_is_named_with_how_to_install_it(promoted, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"stmp-platform\[demo\]"):
+    with pytest.raises(ConfigError, match=r"stmp-platform\[baselines\]"):
         LightGBM().fit(promoted, promoted.dates[500], 14)
 
 
