@@ -1,7 +1,7 @@
 """Scale: what each part of the work costs for one region, against the number of regions.
 
 A made-up retailer of three years is ingested, and then worked on as one of several workers would: its shard is read,
-trained on for as many steps as it takes to see each region once, and validated (an epoch), remembered for serving (psi
+trained on until as many regions are drawn as it has, and validated (an epoch), remembered for serving (psi
 and attention's keys, what `Online` keeps), and forecast. Backtest and gate have all regions, mapped from disk, one
 origin of 14 days and the seasonal naive beside the model. Each measurement runs in a process of its own, because peak
 memory is that of a process; processor seconds, for the machine may have other work. Results are added to
@@ -208,11 +208,15 @@ def main() -> None:
     if options.task:
         print(json.dumps(run(options.task, options.folder, options.workers)))
         return
+    same = [row for row in before if (row["regions"], row["workers"]) == (options.regions, options.workers)]
+    if options.only and not same:
+        parser.error(
+            f"{RESULTS.name} has no {options.regions:,} regions of {options.workers} workers: leave --only out"
+        )
     folder = Path(tempfile.mkdtemp(prefix="stmp-bench-scale-", dir=options.folder))
     try:
         write_raw(folder, options.regions, options.days)
         result: dict[str, Any] = {"regions": options.regions, "days": options.days, "workers": options.workers}
-        same = [row for row in before if (row["regions"], row["workers"]) == (options.regions, options.workers)]
         tasks = ("ingest", options.only) if options.only else TASKS
         found = {task: measure(task, folder, options.workers) for task in tasks}
         result["tasks"] = {**same[0]["tasks"], options.only: found[options.only]} if options.only else found

@@ -75,9 +75,7 @@ def measure(data: str, until: str, end: str, horizon: int, setting: str, seeds: 
         result = backtest(
             {name: model}, panel, until, end, horizon, cold_histories=(), draws=0, keep_regions=0, progress=False
         )
-        slices = result.to_dict()["slices"]
-        scores = {key: slices["all"][key] for key in ("wape", "wql", "coverage_80")}
-        scores["festival_coverage_80"] = slices["festival"]["coverage_80"] if "festival" in slices else None
+        scores = {key: result.to_dict()["slices"]["all"][key] for key in ("wape", "wql", "coverage_80")}
         rows.append({"data": Path(data).name, "setting": name.rsplit(" ", 1)[0] if name != MEAN else MEAN, **scores,
                      "seconds": seconds, "steps": [m.provenance.steps for m in models]})  # fmt: skip
     return rows

@@ -161,8 +161,10 @@ def _mean(values: list[float]) -> str:
 
 def _change(values: list[float], rivals: list[float]) -> str:
     """Seed by seed, in percent of the whole, and the standard error of the mean."""
-    changes = [100 * (value / rival - 1) for value, rival in zip(values, rivals, strict=False)]
-    return f"{statistics.mean(changes):+.1f} ± {_error(changes):.1f} %" if changes else ""
+    if not values or not rivals:
+        return ""
+    changes = [100 * (value / rival - 1) for value, rival in zip(values, rivals, strict=True)]
+    return f"{statistics.mean(changes):+.1f} ± {_error(changes):.1f} %"
 
 
 def _error(values: list[float]) -> float:
