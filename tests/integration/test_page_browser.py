@@ -112,6 +112,8 @@ def written(value: float) -> str:
 
 
 def drawn(page: Page, path: str = "#chart path.expected") -> str:
+    """A line of the picture, once the page has answered: until then it is still that of the region before."""
+    expect(page.locator("#answer:not([aria-busy])")).to_be_visible()
     return page.locator(path).get_attribute("d") or ""
 
 
