@@ -89,6 +89,9 @@ class ModelConfig(_Section):
     levels: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
+    turn_of_month: bool = Field(
+        True, description="How near a day is to the first and the last of its month is told too: pay days show there."
+    )
     event_size: int = Field(
         6,
         ge=0,

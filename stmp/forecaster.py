@@ -34,6 +34,9 @@ __all__ = ["Forecast", "Forecaster", "Predictor"]
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
+UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False}
+"""Settings that earlier models were written without, as they were then."""
+
 RECORDS = 2.0
 """No quantile lies beyond so many times the most that a series has ever sold: a ratio learned on the logarithmic scale
 would else make a series that sells once a year expect a hundred times its Christmas."""
@@ -362,7 +365,7 @@ class Forecaster:
             )
         try:
             provenance = description["provenance"]
-            description["config"]["model"].setdefault("trend_periods", [])  # earlier models had none
+            description["config"]["model"] = UNREAD_BEFORE | description["config"]["model"]
             return cls(
                 Config.model_validate(description["config"]),
                 Schema.from_json(description["schema"]),

@@ -27,6 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "psi without spread": ("model.psi=deterministic",),
     "no last year": ("model.last_year=false", "validation.lean=0"),
     "no trend": ("model.trend_periods=[]",),
+    "no turn of the month": ("model.turn_of_month=false",),
     "no leaning": ("validation.lean=0",),
     "no known future": ("model.known=false",),
     "no event vectors": ("model.event_size=0",),

@@ -27,6 +27,9 @@ RARE = 0.5
 
 ZSCORE_LIMIT = 5.0
 
+TURN_DAYS = (3, 8)
+"""How fast nearness to the first and last day of a month fades, as `turn_of_month` tells it."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -116,6 +119,8 @@ class History:
         ``linear`` or ``log``.
     use_known : bool
         Whether known-future covariates are among the features.
+    turn_of_month : bool
+        Whether nearness to the first and last day of the month is among the features.
     trend_periods : tuple of int, length W
         Periods of other means that the level is compared with.
     """
@@ -128,6 +133,7 @@ class History:
         level_window: int,
         transform: str,
         use_known: bool,
+        turn_of_month: bool = False,
         trend_periods: tuple[int, ...] = (),
     ) -> None:
         self.panel = panel
@@ -135,7 +141,8 @@ class History:
         self.level_window, self.trend_periods = level_window, trend_periods
         self.transform = transform
         device = panel.device
-        self.calendar_features = torch.as_tensor(calendar_features(panel.calendar), device=device)  # [C, T, F]
+        told = calendar_features(panel.calendar, turn=turn_of_month)
+        self.calendar_features = torch.as_tensor(told, device=device)  # [C, T, F]
         self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=device)  # [C, T]
         self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
         self.offset = torch.as_tensor(panel.calendar.offset, dtype=torch.int64, device=device)
@@ -287,10 +294,11 @@ class History:
         return ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
 
 
-def calendar_features(calendar: Calendar) -> np.ndarray:
+def calendar_features(calendar: Calendar, *, turn: bool) -> np.ndarray:
     """What the calendar says of each day, float32 [C, T, F].
 
-    Day of the week, day of the month and day of the year as harmonics; day type; distance to and since festivals.
+    Day of the week, day of the month and day of the year as harmonics; with `turn` also nearness to the first and last
+    day of the month, which harmonics blur; day type; distance to and since festivals.
     """
     days = calendar.dates.astype("datetime64[D]")
     weekly = period_days(calendar.frequency) > 1
@@ -300,6 +308,9 @@ def calendar_features(calendar: Calendar) -> np.ndarray:
     of_month = 2 * np.pi * (days - month_start).astype(float) / 30.44
     columns = [f(k * of_year) for k in (1, 2, 3, 4) for f in (np.sin, np.cos)]
     columns += [f(k * of_month) for k in (1, 2) for f in (np.sin, np.cos)]
+    if turn:
+        # A week is the mean of its days, and ends on the day that it is named by.
+        columns += list(np.mean([turn_of_month(days - k) for k in range(7 if weekly else 1)], axis=0))
     if not weekly:
         weekday = (days.astype("int64") + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
         columns += [(weekday == k).astype(float) for k in range(7)]
@@ -311,6 +322,14 @@ def calendar_features(calendar: Calendar) -> np.ndarray:
     offset = calendar.offset.astype(float) / 7.0
     interval += [np.clip(offset, -4, 4), (calendar.event > 0).astype(float)]
     return np.concatenate([shared, types, np.stack(interval, axis=-1)], axis=-1).astype(np.float32)
+
+
+def turn_of_month(days: np.ndarray) -> np.ndarray:
+    """Nearness of some dates to the first and to the last day of their months, [2 * len(TURN_DAYS), T]."""
+    months = days.astype("datetime64[M]")
+    since = (days - months.astype("datetime64[D]")).astype(float)
+    until = ((months + 1).astype("datetime64[D]") - days).astype(float) - 1
+    return np.stack([np.exp(-distance / fading) for distance in (since, until) for fading in TURN_DAYS])
 
 
 def _cumulated(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,7 @@ ADAPTABLE = frozenset(
         "level_window",
         "skip_periods",
         "trend_periods",
+        "turn_of_month",
         "ar_lags",
         "levels",
         "samples",

@@ -215,5 +215,6 @@ def history_of(panel: Panel, schema: Schema, config: Config) -> History:
         level_window=model.level_window,
         transform=model.transform,
         use_known=model.known,
+        turn_of_month=model.turn_of_month,
         trend_periods=model.trend_periods,
     )

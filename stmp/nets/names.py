@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from stmp.config import ModelConfig
 from stmp.data.calendar import period_days
+from stmp.data.features import TURN_DAYS
 from stmp.data.schema import Schema
 from stmp.nets.attention import LEARNED
 from stmp.nets.extractor import ALIGNED_LAGS
@@ -76,6 +77,8 @@ def feature_names(config: ModelConfig, schema: Schema) -> Names:
     """The features of a day, in the order of `History` and with the numbers of its event at the end."""
     names = [f"{f} {k} of the year" for k in (1, 2, 3, 4) for f in ("sin", "cos")]
     names += [f"{f} {k} of the month" for k in (1, 2) for f in ("sin", "cos")]
+    if config.turn_of_month:
+        names += [f"{side} of the month, {days} days" for side in ("start", "end") for days in TURN_DAYS]
     if period_days(schema.frequency) == 1:
         names += [f"weekday {k}" for k in range(7)]
     names += [f"day type {name}" for name in schema.day_types]

@@ -191,11 +191,13 @@ def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, 
 
 
 def test_a_model_from_before_the_trend_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
-    without = stmp.train(panel, Config.from_mapping({"model": {"trend_periods": []}}, TINY), until="2024-04-30")
+    earlier = {"trend_periods": [], "turn_of_month": False}
+    without = stmp.train(panel, Config.from_mapping({"model": earlier}, TINY), until="2024-04-30")
     without.save(tmp_path)
     file = tmp_path / "forecaster.json"
     description = json.loads(file.read_text())
-    del description["config"]["model"]["trend_periods"]
+    for name in earlier:
+        del description["config"]["model"][name]
     file.write_text(json.dumps(description))
     loaded = stmp.Forecaster.load(tmp_path)
     assert np.array_equal(loaded.predict(panel, "2024-05-10", 7).mean, without.predict(panel, "2024-05-10", 7).mean)

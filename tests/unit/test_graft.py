@@ -17,6 +17,7 @@ from stmp.forecaster import Forecaster
 from stmp.learning.graft import Graft, graft
 from stmp.learning.train import train
 from stmp.learning.transfer import adaptation_config
+from stmp.learning.validation import history_of
 from stmp.nets.generative import STMP
 from stmp.nets.names import GROUPS, parameter_axes
 from tests.training import small_config, small_panel, trainer_of
@@ -57,17 +58,11 @@ def grafted(source: Forecaster, panel: Panel, *settings: str) -> tuple[Graft, Fo
     config = adaptation_config(source, panel.frequency, settings).resolve(panel.period_days, periods)
     schema = Schema.fit(panel, periods)
     schema = replace(schema, default_level=source.schema.default_level)
-    size = trainer_size(panel, schema, config.model.known)
+    size = history_of(panel, schema, config).feature_size
     torch.manual_seed(3)
     model = STMP(config.model, schema, size)
     start = graft(source, model, config, schema)
     return start, Forecaster(config, schema, size, start.start, source.provenance)
-
-
-def trainer_size(panel: Panel, schema: Schema, known: bool) -> int:
-    from stmp.data.features import History
-
-    return History(panel, schema, level_window=7, transform="log", use_known=known).feature_size
 
 
 def forecast(model: Forecaster, panel: Panel) -> np.ndarray:
@@ -216,6 +211,15 @@ def test_another_mean_of_the_past_is_not_heard_at_first(source: Forecaster) -> N
     _, without = grafted(source, panel, "model.trend_periods=[]")
     weeks = adaptation_config(without, "W", ["transfer.reset_periods=true"]).model
     assert weeks.trend_periods == () and weeks.skip_periods is None
+
+
+def test_the_turn_of_the_month_is_not_heard_at_first(source: Forecaster) -> None:
+    """A model from before it was told may be adapted to hear of it."""
+    panel = small_panel(seed=2)
+    _, earlier = grafted(source, panel, "model.turn_of_month=false")
+    start, told = grafted(earlier, panel, "model.turn_of_month=true")
+    assert same(forecast(told, panel), forecast(earlier, panel))
+    assert "extractor.interval.0.weight" in [name for name, mask in start.shared.items() if not mask.all()]
 
 
 def test_series_of_a_joint_model_are_matched_by_name() -> None:

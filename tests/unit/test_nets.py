@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from stmp.config import Config
+from stmp.data.calendar import build_calendar, period_dates
 from stmp.data.episodes import Episode, EpisodeSampler, Strata, full_episode
-from stmp.data.features import OFFSET, History
+from stmp.data.features import OFFSET, History, calendar_features
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.validation import history_of
@@ -289,6 +290,25 @@ def test_last_year_against_a_loop() -> None:
                 assert bool(seen[r, h, n + len(NEIGHBOURS), 0]) == grown
                 expected = history.scale(sold, rows.level[r, 120 - 52]) if grown else torch.zeros(1)
                 torch.testing.assert_close(readings[r, h, n + len(NEIGHBOURS)], expected)
+
+
+@pytest.mark.parametrize(("frequency", "length"), [("D", 1), ("W-SAT", 7)])
+def test_turn_of_the_month_against_a_loop(frequency: str, length: int) -> None:
+    """Nearness to the first and the last day, faded over 3 and 8 days; of a week, the mean over its days."""
+    dates = period_dates(np.datetime64("2023-12-02"), 30, frequency)  # a Saturday; over a leap day, if weekly
+    calendar = build_calendar(dates, frequency, [])
+    without = calendar_features(calendar, turn=False)
+    told = calendar_features(calendar, turn=True)
+    at = 12  # after the harmonics of the year and of the month
+    assert np.array_equal(np.delete(told, range(at, at + 4), axis=-1), without)
+    for t, date in enumerate(dates):
+        sums = np.zeros(4)
+        for back in range(length):
+            day = pd.Timestamp(date) - pd.Timedelta(days=back)
+            for k, distance in enumerate((day.day - 1, day.days_in_month - day.day)):
+                for j, fading in enumerate((3, 8)):
+                    sums[2 * k + j] += math.exp(-distance / fading)
+        np.testing.assert_allclose(told[0, t, at : at + 4], sums / length, rtol=1e-6)
 
 
 def test_trend_against_a_loop() -> None:

@@ -212,7 +212,7 @@ class Recurrent(Baseline):
 
     def _history(self, panel: Panel) -> History:
         window = 63 if panel.period_days == 1 else 13
-        return History(panel, self._schema, level_window=window, transform="linear", use_known=True)
+        return History(panel, self._schema, level_window=window, transform="linear", use_known=True, turn_of_month=True)
 
     def _loss(self, batch: Windows) -> Tensor:
         assert self._net is not None
