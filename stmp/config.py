@@ -39,6 +39,12 @@ class ModelConfig(_Section):
     skip_periods: tuple[int, ...] | None = Field(
         None, description="Periods of the skip-LSTMs (paper); by default 7 and 28 days, or 4 and 13 weeks. [] for none."
     )
+    members: int = Field(
+        1,
+        ge=1,
+        description="Networks of an ensemble: they learn the same tasks from different starts, and their forecasts are "
+        "averaged. Time and memory grow with it.",
+    )
     psi: Literal["none", "deterministic", "stochastic"] = Field(
         "stochastic", description="The task features of a cell: none, their mean, or a distribution (paper)."
     )

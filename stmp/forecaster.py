@@ -27,14 +27,15 @@ from stmp.learning.conformal import Conformal
 from stmp.learning.lean import lean, season
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import history_of
-from stmp.nets.generative import STMP, Prediction
+from stmp.nets.ensemble import make_network
+from stmp.nets.generative import Prediction
 
 __all__ = ["Forecast", "Forecaster", "Predictor"]
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
-UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False}
+UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1}
 """Settings that earlier models were written without, as they were then."""
 
 RECORDS = 2.0
@@ -110,7 +111,7 @@ class Forecaster:
         self.config, self.schema, self.feature_size, self.provenance = config, schema, feature_size, provenance
         self.lean = lean
         self.conformal = conformal or Conformal.identity(len(schema.day_types), len(config.model.levels))
-        self.model = STMP(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
+        self.model = make_network(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
         missing = set(self.model.state_dict()) ^ set(weights)
         if missing:
             raise CheckpointError(

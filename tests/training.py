@@ -45,6 +45,7 @@ SCENES: dict[str, dict[str, Any]] = {
     "paper": {"paper": True},
     "paper, two series": {"paper": True, "series": ("a", "b")},
     "pooled": {"settings": ("train.view_mode=pooled", "train.batch_regions=12")},
+    "ensemble": {"settings": ("model.members=2",)},
     "kl": {"settings": ("model.beta_kl=0.1", "model.samples=2")},
 }
 """What training must be independent of the number of workers in."""

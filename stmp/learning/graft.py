@@ -19,8 +19,8 @@ from stmp.config import Config, ModelConfig
 from stmp.data.calendar import period_days
 from stmp.data.schema import Schema
 from stmp.errors import ConfigError
-from stmp.nets.generative import STMP
-from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes
+from stmp.nets.ensemble import Network
+from stmp.nets.names import BRANCHES, Axes, input_units, parameter_axes, within_member
 
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster
@@ -95,13 +95,13 @@ class Graft:
 
 
 @torch.no_grad()
-def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Graft:
+def graft(source: Forecaster, model: Network, config: Config, schema: Schema) -> Graft:
     """Match a source's parameters to those of a fresh target network; the network is not changed.
 
     Parameters
     ----------
     source : Forecaster
-    model : STMP
+    model : Network
         Made for the target, with the values that new parameters shall have.
     config : Config, resolved
         Of the target.
@@ -120,7 +120,6 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
     weights = {name: p.detach().cpu() for name, p in source.model.named_parameters()}
     source_axes = parameter_axes(source.model, source.schema)
     donors = {a.role: name for name, a in source_axes.items()}
-    rest = _resting(source.schema, weights)
     ratios = _ratios(source.config.model, config.model)
     start: dict[str, Tensor] = {}
     shared: dict[str, Tensor] = {}
@@ -134,6 +133,8 @@ def graft(source: Forecaster, model: STMP, config: Config, schema: Schema) -> Gr
     for name, axis in axes.items():
         donor = donors.get(axis.role)
         if donor is not None and axis.columns is not None:
+            static = weights.get(donor.removesuffix(within_member(donor)) + "extractor.static.0.bias")
+            rest = _resting(source.schema, static)
             _settle(start, name, weights[donor], source_axes[donor].columns or (), axis.columns, rest)
     return Graft(start, shared, _inheritance(axes, shared, source_axes, weights, source.schema, schema))
 
@@ -180,7 +181,7 @@ def _match(value: Tensor, donor: Tensor, own: Axes, theirs: Axes, ratios: dict[s
     new columns start at zero.
     """
     start = value.clone()
-    if own.columns is not None or own.role == "event.weight":
+    if own.columns is not None or within_member(own.role) == "event.weight":
         start.zero_()
     rows, from_rows = _places(own.rows, theirs.rows, value.shape[0])
     mask = torch.zeros_like(value, dtype=torch.bool)
@@ -214,15 +215,15 @@ def _ratios(source: ModelConfig, target: ModelConfig) -> dict[str, float]:
     return {name: ours[name] / theirs[name] for name in ours}
 
 
-def _resting(schema: Schema, weights: dict[str, Tensor]) -> dict[str, float]:
+def _resting(schema: Schema, static_bias: Tensor | None) -> dict[str, float]:
     """What a column reads where its input is missing, if that is not zero."""
     rest = {
         f"known {name}{when}": missing
         for name, missing in zip(schema.known_names, schema.known_missing, strict=True)
         for when in ("", " before", " after")
     }
-    if "extractor.static.0.bias" in weights:  # a region that nothing is known of
-        rest |= {f"static#{k}": float(v) for k, v in enumerate(weights["extractor.static.0.bias"].relu())}
+    if static_bias is not None:  # a region that nothing is known of
+        rest |= {f"static#{k}": float(v) for k, v in enumerate(static_bias.relu())}
     # Without skip-LSTMs, one layer reads the inputs of both branches.
     rest |= {f"{branch}: {name}": value for branch in BRANCHES for name, value in rest.items()}
     return {name: value for name, value in rest.items() if value != 0.0}
@@ -278,5 +279,5 @@ def _inheritance(
 
 def part_of(role: str) -> str:
     """The part of the network that a parameter is counted under."""
-    parts = role.split(".")
+    parts = within_member(role).split(".")
     return ".".join(parts[:2]) if "extractor" in parts[0] else parts[0]

@@ -31,7 +31,7 @@ from stmp.learning.graph import Graphed
 from stmp.learning.transfer import SourcePenalty, strengths_of
 from stmp.learning.validation import Split, Validator, history_of
 from stmp.learning.workers import Workers
-from stmp.nets.generative import STMP
+from stmp.nets.ensemble import make_network
 
 if TYPE_CHECKING:
     from stmp.forecaster import Forecaster
@@ -173,7 +173,7 @@ class MetaTrainer:
         self.validator = Validator(validation, held_out.tolist(), self.schema, config, first=last, last=until)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # every worker starts from the same weights
-            self.model = STMP(
+            self.model = make_network(
                 config.model, self.schema, self.history.feature_size, pooled=config.train.view_mode == "pooled"
             )
         self.model.to(panel.device).train()

@@ -23,7 +23,8 @@ from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
 from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
-from stmp.nets.generative import STMP, Prediction
+from stmp.nets.ensemble import Network
+from stmp.nets.generative import Prediction
 
 MAX_SCORED = 200
 """Regions of each kind that are scored: validation must not outweigh training."""
@@ -98,7 +99,7 @@ class Validator:
             history = history_of(panel.select(np.arange(part.start, part.stop)), schema, config)
             self.chunks.append((history, kinds[part]))
 
-    def score(self, model: STMP, workers: Workers) -> dict[str, float]:
+    def score(self, model: Network, workers: Workers) -> dict[str, float]:
         """Mean loss over all points, by day type, and by seen and held-out regions; empty without any point."""
         sums = torch.zeros(len(self.day_types), 2, 2, dtype=torch.float64)  # day type, held out, (loss, points)
         for history, kinds, _, losses, points, _ in self._forecasts(model, self.first):
@@ -114,7 +115,7 @@ class Validator:
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
 
     @torch.no_grad()
-    def calibrate(self, model: STMP, workers: Workers) -> tuple[float, Conformal]:
+    def calibrate(self, model: Network, workers: Workers) -> tuple[float, Conformal]:
         """How much to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, kinds = self.config.model.levels, len(self.day_types)
         rate, middle = self.config.validation.lean, levels.index(0.5)
@@ -150,7 +151,7 @@ class Validator:
         step = max(length, self.year // EARLIER)
         return list(range(self.first - length, max(self.first - self.year, length) - 1, -step))
 
-    def _windows(self, model: STMP, first: int) -> Iterator[_Window]:
+    def _windows(self, model: Network, first: int) -> Iterator[_Window]:
         """What is forecast, and what was sold, in as many periods as validation has, from a period on."""
         for history, _, episode, _, _, prediction in self._forecasts(model, first):
             rows = history.rows(episode.region, episode.start)
@@ -167,7 +168,7 @@ class Validator:
             )
 
     def _forecasts(
-        self, model: STMP, first: int
+        self, model: Network, first: int
     ) -> Iterator[tuple[History, Tensor, Episode, Tensor, Tensor, Prediction]]:
         """History, held out or not, what is asked, losses, points and the answer, of each chunk of regions."""
         model.eval()

@@ -22,7 +22,7 @@ from stmp.nets.attention import PastAttention
 from stmp.nets.extractor import Contexts, Extractor, windows_of
 from stmp.nets.first_guess import READINGS, FirstGuess, last_year
 from stmp.nets.heads import NormalHead, QuantileHead
-from stmp.nets.memory import Memory
+from stmp.nets.memory import Encoded, Memory
 from stmp.nets.recall import recall, remember
 
 
@@ -128,7 +128,8 @@ class STMP(nn.Module):
             contexts = contexts.select(torch.arange(0, len(row), 1 + episode.support.shape[1], device=row.device))
         past = remember(self.attention, history, rows, episode) if self.attention is not None else None
         newest = max(self.extractor.periods, default=1)
-        return Memory(rows, episode.support, episode.support_valid, contexts.newest(newest), psi, past)
+        encoded = Encoded(contexts.newest(newest), psi, past)
+        return Memory(rows, episode.support, episode.support_valid, (encoded,))
 
     def forward(self, history: History, episode: Episode, rows: Rows, memory: Memory | None = None) -> Prediction:
         """Forecast the queries of an episode.
@@ -150,7 +151,8 @@ class STMP(nn.Module):
             row, last, query_window, support_window = windows_of(episode, self.separate)
             contexts = self.extractor.encode(rows, row, last)
         else:
-            contexts, query_window = memory.contexts, batch.expand_as(episode.target)
+            (encoded,) = memory.encoded
+            contexts, query_window = encoded.contexts, batch.expand_as(episode.target)
         h = self.extractor.read(
             history, rows, contexts, query_window, batch.expand_as(query_window), episode.origin, episode.target
         )
@@ -163,10 +165,10 @@ class STMP(nn.Module):
         if self.config.known:
             parts.append(rows.day((batch, episode.target)))
         if self.attention is not None:
-            if memory is None or memory.past is None:
+            if memory is None or encoded.past is None:
                 raw, learned = self.attention(history, rows, episode)
             else:
-                raw, learned = recall(self.attention, rows, episode, memory.past)
+                raw, learned = recall(self.attention, rows, episode, encoded.past)
             parts += [learned, raw.flatten(-2)]
             guesses.insert(0, raw)
             seen.insert(0, torch.ones_like(raw, dtype=torch.bool))
@@ -181,7 +183,7 @@ class STMP(nn.Module):
             if memory is None:
                 psi, posterior = self._task_features(history, rows, episode, contexts, query_window, support_window)
             else:
-                psi = memory.psi_of(rows.day_type[batch, episode.target])
+                psi = encoded.psi_of(rows.day_type[batch, episode.target])
             assert psi is not None
             if self.config.psi == "stochastic":
                 samples = psi.sample(episode.noise)

@@ -6,7 +6,7 @@ recurrent states, psi of each cell, and the keys and values of the support days.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,14 +22,11 @@ Index = Tensor | slice
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The pasts of B regions.
+class Encoded:
+    """What one network has made of the pasts of B regions.
 
     Attributes
     ----------
-    rows : Rows
-    support : Tensor int64 [B, S]
-    support_valid : Tensor bool [B, S]
     contexts : Contexts
         One window a region, which ends on its origin.
     psi : TaskFeatures [B, D, psi], optional
@@ -37,16 +34,9 @@ class Memory:
     past : Past, optional
     """
 
-    rows: Rows
-    support: Tensor
-    support_valid: Tensor
     contexts: Contexts
     psi: TaskFeatures | None
     past: Past | None
-
-    def __len__(self) -> int:
-        """Number of regions B."""
-        return len(self.support)
 
     def psi_of(self, day_type: Tensor) -> TaskFeatures | None:
         """psi of the cells that days [B, Q] belong to, [B, Q, psi]."""
@@ -55,14 +45,47 @@ class Memory:
         batch = torch.arange(len(day_type), device=day_type.device)[:, None]
         return TaskFeatures(self.psi.mu[batch, day_type], self.psi.sigma[batch, day_type])
 
-    def select(self, index: Index) -> Memory:
+    def select(self, index: Index) -> Encoded:
         """Some of the regions; a slice copies nothing."""
         past = self.past
         chosen = _map(replace(self, past=None), lambda tensor: tensor[index])
-        assert isinstance(chosen, Memory)
+        assert isinstance(chosen, Encoded)
         if past is not None:
             past = past.select(index) if isinstance(index, Tensor) else _map(past, lambda tensor: tensor[index])
-        return replace(chosen, past=past)._numbered()
+        return replace(chosen, past=past)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The pasts of B regions.
+
+    Attributes
+    ----------
+    rows : Rows
+    support : Tensor int64 [B, S]
+    support_valid : Tensor bool [B, S]
+    encoded : tuple of Encoded
+        By each network of an ensemble.
+    """
+
+    rows: Rows
+    support: Tensor
+    support_valid: Tensor
+    encoded: tuple[Encoded, ...]
+
+    def __len__(self) -> int:
+        """Number of regions B."""
+        return len(self.support)
+
+    def of(self, member: int) -> Memory:
+        """What one of the networks needs."""
+        return replace(self, encoded=self.encoded[member : member + 1])
+
+    def select(self, index: Index) -> Memory:
+        """Some of the regions; a slice copies nothing."""
+        chosen = _map(replace(self, encoded=()), lambda tensor: tensor[index])
+        assert isinstance(chosen, Memory)
+        return replace(chosen, encoded=tuple(one.select(index) for one in self.encoded))._numbered()
 
     def ordered(self, order: Tensor) -> Memory:
         """A copy with its regions in another order."""
@@ -72,8 +95,9 @@ class Memory:
 
     def window(self, start: int, stop: int) -> Memory:
         """The same pasts with rows of the periods ``start:stop`` alone, counted from there; nothing is copied."""
-        contexts = replace(self.contexts, first=self.contexts.first - start)
-        return replace(self, rows=self.rows.window(start, stop), support=self.support - start, contexts=contexts)
+        return replace(self, rows=self.rows.window(start, stop), support=self.support - start)._with_contexts(
+            lambda contexts: replace(contexts, first=contexts.first - start)
+        )
 
     def put(self, index: Tensor, other: Memory) -> None:
         """Take the regions of another memory in place of those at some positions."""
@@ -93,10 +117,15 @@ class Memory:
 
     def _numbered(self) -> Memory:
         """With its windows counted anew, one a region."""
-        return replace(self, contexts=replace(self.contexts, row=torch.arange(len(self), device=self.support.device)))
+        return self._with_contexts(
+            lambda contexts: replace(contexts, row=torch.arange(len(self), device=self.support.device))
+        )
+
+    def _with_contexts(self, change: Callable[[Contexts], Contexts]) -> Memory:
+        return replace(self, encoded=tuple(replace(one, contexts=change(one.contexts)) for one in self.encoded))
 
 
-_PARTS = (Rows, Contexts, TaskFeatures, Past, Memory)
+_PARTS = (Rows, Contexts, TaskFeatures, Past, Encoded, Memory)
 
 
 def _map(value: Any, change: Any) -> Any:

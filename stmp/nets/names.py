@@ -8,6 +8,7 @@ seventh. What counts in periods is named in days, so that daily and weekly model
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from stmp.config import ModelConfig
@@ -15,13 +16,15 @@ from stmp.data.calendar import period_days
 from stmp.data.features import TURN_DAYS
 from stmp.data.schema import Schema
 from stmp.nets.attention import LEARNED
+from stmp.nets.ensemble import Network
 from stmp.nets.extractor import ALIGNED_LAGS
 from stmp.nets.first_guess import NEIGHBOURS
-from stmp.nets.generative import STMP
 
 BRANCHES = ("purchases", "cart")
 GROUPS = ("extractor", "amortization", "head")
 """The groups that have a lambda of their own."""
+
+MEMBER = re.compile(r"^members\.\d+\.")
 
 Names = tuple[str, ...]
 
@@ -46,12 +49,12 @@ class Axes:
     columns: Names | None = None
 
 
-def parameter_axes(model: STMP, schema: Schema) -> dict[str, Axes]:
+def parameter_axes(model: Network, schema: Schema) -> dict[str, Axes]:
     """Role, group and names of every parameter of a model.
 
     Parameters
     ----------
-    model : STMP
+    model : Network
     schema : Schema
         That it was made for.
     """
@@ -59,7 +62,8 @@ def parameter_axes(model: STMP, schema: Schema) -> dict[str, Axes]:
     rows, columns = _named_rows(config, schema), _named_columns(config, schema)
     axes = {}
     for name, parameter in model.named_parameters():
-        axes[name] = Axes(_role(name, config, schema), group_of(name), rows.get(name), columns.get(name))
+        own = within_member(name)
+        axes[name] = Axes(_role(name, config, schema), group_of(name), rows.get(own), columns.get(own))
         for names, size in zip((axes[name].rows, axes[name].columns), parameter.shape, strict=False):
             assert names is None or len(names) == size, f"{name} has {tuple(parameter.shape)}, and {len(names)} names"
     return axes
@@ -67,10 +71,15 @@ def parameter_axes(model: STMP, schema: Schema) -> dict[str, Axes]:
 
 def group_of(parameter: str) -> str:
     """Which lambda holds a parameter."""
-    part = parameter.partition(".")[0]
+    part = within_member(parameter).partition(".")[0]
     if part in ("amortization", "attention"):
         return "amortization"
     return "head" if part in ("decoder", "first_guess", "head") else "extractor"
+
+
+def within_member(parameter: str) -> str:
+    """A parameter's name in its own network, without the member of an ensemble that it belongs to."""
+    return MEMBER.sub("", parameter)
 
 
 def feature_names(config: ModelConfig, schema: Schema) -> Names:

@@ -18,7 +18,7 @@ from stmp.learning.graft import Graft, graft
 from stmp.learning.train import train
 from stmp.learning.transfer import adaptation_config
 from stmp.learning.validation import history_of
-from stmp.nets.generative import STMP
+from stmp.nets.ensemble import make_network
 from stmp.nets.names import GROUPS, parameter_axes
 from tests.training import small_config, small_panel, trainer_of
 
@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "two series, joint": {"paper": True, "series": ("a", "b")},
     "own support extractor": {"paper": True, "settings": ("model.share_extractor=false", "model.skip_periods=[7]")},
     "no skip-LSTMs, no AR": {"settings": ("model.skip_periods=[]", "model.ar=false", "model.psi=deterministic")},
+    "ensemble": {"settings": ("model.members=2",)},
     "bare": {"settings": ("model.psi=none", "model.static=false", "model.cart=false", "model.event_size=0")},
 }
 WITHOUT_VALUE = float("nan")
@@ -60,7 +61,7 @@ def grafted(source: Forecaster, panel: Panel, *settings: str) -> tuple[Graft, Fo
     schema = replace(schema, default_level=source.schema.default_level)
     size = history_of(panel, schema, config).feature_size
     torch.manual_seed(3)
-    model = STMP(config.model, schema, size)
+    model = make_network(config.model, schema, size)
     start = graft(source, model, config, schema)
     return start, Forecaster(config, schema, size, start.start, source.provenance)
 
@@ -89,6 +90,23 @@ def test_the_same_columns_give_the_same_model(source: Forecaster) -> None:
     assert all(torch.equal(start.start[name], p) for name, p in source.model.named_parameters())
     panel = small_panel(seed=2)
     assert same(forecast(model, panel), forecast(with_scales_of(source, model.schema), panel))
+
+
+def test_each_member_of_an_ensemble_is_matched_with_its_own() -> None:
+    source = train(small_panel(), small_config("train.max_steps=2", "model.members=2"))
+    panel = small_panel(seed=2)
+    less = replace(
+        panel, known=panel.known[..., 1:], known_names=panel.known_names[1:],
+        static=panel.static[:, 1:], static_names=panel.static_names[1:],
+    )  # fmt: skip
+    both, _ = grafted(source, less)
+    config = source.config.model_copy(update={"model": source.config.model.model_copy(update={"members": 1})})
+    for k in (0, 1):
+        prefix = f"members.{k}."
+        own = {n.removeprefix(prefix): v for n, v in source.model.state_dict().items() if n.startswith(prefix)}
+        one, _ = grafted(Forecaster(config, source.schema, source.feature_size, own, source.provenance), less)
+        assert all(torch.equal(both.start[prefix + name], value) for name, value in one.start.items())
+    assert both.inheritance.to_frame()["reused"].sum() == 2 * one.inheritance.to_frame()["reused"].sum()
 
 
 def test_another_order_of_columns_gives_the_same_forecasts(source: Forecaster) -> None:

@@ -22,6 +22,7 @@ KINDS = {
     "paper": {"paper": True, "settings": ("model.instances=window",)},
     "own extractor": {"paper": True, "settings": ("model.share_extractor=false", "train.supports_forecast=20")},
     "leaning": {"lean": 0.4},
+    "ensemble": {"settings": ("model.members=2",)},
     "samples": {"settings": ("model.samples=3", "model.skip_periods=[]")},
     "no psi, few supports": {"settings": ("model.psi=none", "train.supports_forecast=30")},
 }
