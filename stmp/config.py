@@ -95,8 +95,10 @@ class ModelConfig(_Section):
     levels: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
-    turn_of_month: bool = Field(
-        True, description="How near a day is to the first and the last of its month is told too: pay days show there."
+    turn_of_month: bool | None = Field(
+        None,
+        description="How near a day is to the first and the last of its month is told too, as pay days show there; by "
+        "default of daily data.",
     )
     event_size: int = Field(
         6,
@@ -273,6 +275,7 @@ class Config(_Section):
         defaults: dict[str, Any] = {
             "last_year": learned >= year + quarter,
             "trend_periods": tuple(window for window in longer if learned >= window + quarter),
+            "turn_of_month": not weekly,
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),
             "skip_periods": (4, 13) if weekly else (7, 28),

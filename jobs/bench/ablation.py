@@ -42,8 +42,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "temporal view only": ("train.views=temporal",),
     "no short histories": ("train.cold_fraction=0",),
     "no weight average": ("train.ema=0",),
+    "three networks": ("model.members=3",),
 }
-"""Of `product`."""
+"""Of `product`, the last with something more."""
 PAPERS: dict[str, tuple[str, ...]] = {
     "paper": (),
     "paper, no psi": ("model.psi=none",),

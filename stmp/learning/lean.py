@@ -65,20 +65,22 @@ def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tens
 
 def losses_by_rate(
     history: History,
-    quantiles: Tensor,
+    median: Tensor,
     level: Tensor,
     sales: Tensor,
     observed: Tensor,
-    levels: tuple[float, ...],
     guess: Tensor,
     seen: Tensor,
     lead: Tensor,
 ) -> Tensor:
-    """Quantile losses of the days that have a last year, in the unit of the data, for each of `RATES`; and counts.
+    """Absolute errors of the days that have a last year, in the unit of the data, for each of `RATES`; and counts.
+
+    The median alone is judged: ranges are not calibrated yet, and those of the normal head, of unit variance, are so
+    wide that nothing else would count.
 
     Parameters
     ----------
-    quantiles : Tensor [B, Q, G, L]
+    median : Tensor [B, Q, G]
         Transformed.
     level, sales, observed : Tensor [B, Q, G]
     guess, seen, lead
@@ -87,15 +89,13 @@ def losses_by_rate(
     Returns
     -------
     Tensor float64 [len(RATES) + 2]
-        The losses, the observed days that have a last year, and all observed ones.
+        The errors, the observed days that have a last year, and all observed ones.
     """
     told = observed & seen
-    at = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
     sums = []
     for rate in RATES:
-        forecast = history.unscale(lean(quantiles, levels.index(0.5), guess, seen, lead, rate), level[..., None])
-        error = sales[..., None] - forecast
-        sums.append((torch.maximum(at * error, (at - 1.0) * error).mean(dim=-1) * told).sum())
+        leaned = lean(median[..., None], 0, guess, seen, lead, rate)[..., 0]
+        sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 
 

@@ -123,7 +123,9 @@ class Validator:
         if rate is None:
             sums = torch.zeros(len(RATES) + 2, dtype=torch.float64)
             for w in windows:
-                sums += losses_by_rate(w.history, w.quantiles, w.level, w.sales, w.observed, levels, *w.season, w.lead)
+                sums += losses_by_rate(
+                    w.history, w.quantiles[..., middle], w.level, w.sales, w.observed, *w.season, w.lead
+                )
             rate = choose_rate(workers.reduce(sums, "sum"))
 
         def errors(found: Iterable[_Window]) -> Tensor:
@@ -209,7 +211,7 @@ class _Window:
 def history_of(panel: Panel, schema: Schema, config: Config) -> History:
     """A panel laid out as a model with this configuration reads it."""
     model = config.model
-    assert model.level_window is not None and model.trend_periods is not None
+    assert model.level_window is not None and model.trend_periods is not None and model.turn_of_month is not None
     return History(
         panel,
         schema,
