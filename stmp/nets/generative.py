@@ -68,6 +68,9 @@ class STMP(nn.Module):
         self.separate = config.instances == "window"
         series = len(schema.series)
         self.event = nn.Embedding(len(schema.events), config.event_size, padding_idx=0) if config.event_size else None
+        if self.event is not None:
+            with torch.no_grad():
+                self.event.weight.mul_(0.1)  # what an event has of its own is learned, and next to none at first
         feature_size += config.event_size
         hidden = config.hidden
         sizes = {"series": series, "past": len(schema.past_names), "features": feature_size}
