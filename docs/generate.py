@@ -139,7 +139,8 @@ def ablation() -> str:
     ]
     heads = [f"{data['data'].partition('_')[0].capitalize()}, {HEADS[part, score]}" for data, part, score in shown]
     lines = [f"| | {' | '.join(heads)} |", "|---" + "|--:" * len(shown) + "|"]
-    for name in dict.fromkeys(name for data in found for name in data["variants"]):
+    names = dict.fromkeys(name for data in found for name in data["variants"])
+    for name in sorted(names, key=lambda name: name.startswith("paper")):  # those of one data set alone come late
         whole = "paper" if name.startswith("paper") else "whole"
         cells = []
         for data, part, score in shown:

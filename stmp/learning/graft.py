@@ -33,6 +33,7 @@ ADAPTABLE = frozenset(
         "skip_periods",
         "trend_periods",
         "turn_of_month",
+        "year_harmonics",
         "ar_lags",
         "levels",
         "samples",

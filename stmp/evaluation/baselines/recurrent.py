@@ -211,8 +211,16 @@ class Recurrent(Baseline):
         return mean, np.maximum(quantiles, 0.0)
 
     def _history(self, panel: Panel) -> History:
-        window = 63 if panel.period_days == 1 else 13
-        return History(panel, self._schema, level_window=window, transform="linear", use_known=True, turn_of_month=True)
+        days = panel.period_days == 1
+        return History(
+            panel,
+            self._schema,
+            level_window=63 if days else 13,
+            transform="linear",
+            use_known=True,
+            year_harmonics=4 if days else 12,
+            turn_of_month=days,
+        )
 
     def _loss(self, batch: Windows) -> Tensor:
         assert self._net is not None
