@@ -98,8 +98,8 @@ class ModelConfig(_Section):
     year_harmonics: int | None = Field(
         None,
         ge=0,
-        description="Waves of a year, of half a year and so on that tell the day of the year; by default 4 of daily data "
-        "and 12 of weekly.",
+        description="Waves of a year, of half a year and so on that tell the day of the year; by default 4 of daily "
+        "data and 12 of weekly.",
     )
     turn_of_month: bool | None = Field(
         None,
