@@ -49,6 +49,13 @@ def test_last_year_is_read_where_a_quarter_of_training_has_one(period_days: int,
     assert Config.from_mapping({}, ["model.last_year=true"]).resolve(period_days, 60).model.last_year
 
 
+def test_the_calendar_is_told_as_the_frequency_needs() -> None:
+    """Weeks have no weekday and no day of the month; their place in the year is all that there is."""
+    days, weeks = (Config().resolve(period_days, 200).model for period_days in (1, 7))
+    assert (days.year_harmonics, days.turn_of_month) == (4, True)
+    assert (weeks.year_harmonics, weeks.turn_of_month) == (12, False)
+
+
 # What is drawn
 
 

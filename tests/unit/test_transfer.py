@@ -68,6 +68,13 @@ def source() -> Forecaster:
     return train(small_panel(), small_config("train.max_steps=8"))
 
 
+def test_what_the_calendar_tells_follows_the_frequency(source: Forecaster) -> None:
+    days = adaptation_config(source, "D").model
+    assert (days.year_harmonics, days.turn_of_month) == (4, True)
+    weeks = adaptation_config(source, "W", ["transfer.reset_periods=true"]).resolve(7, 200).model
+    assert (weeks.year_harmonics, weeks.turn_of_month) == (12, False)
+
+
 def wider() -> Panel:
     """A target with a covariate that the source does not know."""
     panel = small_panel(seed=2)
