@@ -95,12 +95,6 @@ class ModelConfig(_Section):
     levels: tuple[float, ...] = Field(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="Quantile levels of a forecast; 0.5 among them."
     )
-    year_harmonics: int | None = Field(
-        None,
-        ge=0,
-        description="Waves of a year, of half a year and so on that tell the day of the year; by default 4 of daily "
-        "data and 12 of weekly.",
-    )
     turn_of_month: bool | None = Field(
         None,
         description="How near a day is to the first and the last of its month is told too, as pay days show there; by "
@@ -281,7 +275,6 @@ class Config(_Section):
         defaults: dict[str, Any] = {
             "last_year": learned >= year + quarter,
             "trend_periods": tuple(window for window in longer if learned >= window + quarter),
-            "year_harmonics": 12 if weekly else 4,
             "turn_of_month": not weekly,
             "horizon": horizon,
             "context": model.context or min(52 if weekly else 112, max(8, periods // 2)),

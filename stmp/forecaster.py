@@ -35,7 +35,7 @@ __all__ = ["Forecast", "Forecaster", "Predictor"]
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
-UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "year_harmonics": 4, "members": 1}
+UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1}
 """Settings that earlier models were written without, as they were then."""
 
 RECORDS = 2.0

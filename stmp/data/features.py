@@ -119,8 +119,6 @@ class History:
         ``linear`` or ``log``.
     use_known : bool
         Whether known-future covariates are among the features.
-    year_harmonics : int
-        Waves that the day of the year is told by.
     turn_of_month : bool
         Whether nearness to the first and last day of the month is among the features.
     trend_periods : tuple of int, length W
@@ -135,7 +133,6 @@ class History:
         level_window: int,
         transform: str,
         use_known: bool,
-        year_harmonics: int = 4,
         turn_of_month: bool = False,
         trend_periods: tuple[int, ...] = (),
     ) -> None:
@@ -144,7 +141,7 @@ class History:
         self.level_window, self.trend_periods = level_window, trend_periods
         self.transform = transform
         device = panel.device
-        told = calendar_features(panel.calendar, harmonics=year_harmonics, turn=turn_of_month)
+        told = calendar_features(panel.calendar, turn=turn_of_month)
         self.calendar_features = torch.as_tensor(told, device=device)  # [C, T, F]
         self.day_type = torch.as_tensor(panel.calendar.day_type, dtype=torch.int64, device=device)  # [C, T]
         self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
@@ -297,11 +294,11 @@ class History:
         return ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
 
 
-def calendar_features(calendar: Calendar, *, harmonics: int, turn: bool) -> np.ndarray:
+def calendar_features(calendar: Calendar, *, turn: bool) -> np.ndarray:
     """What the calendar says of each day, float32 [C, T, F].
 
-    Day of the week; day of the month by two harmonics, and of the year by as many as asked for; with `turn` also
-    nearness to the first and last day of the month, which harmonics blur; day type; distance to and since festivals.
+    Day of the week, day of the month and day of the year as harmonics; with `turn` also nearness to the first and last
+    day of the month, which harmonics blur; day type; distance to and since festivals.
     """
     days = calendar.dates.astype("datetime64[D]")
     weekly = period_days(calendar.frequency) > 1
@@ -309,7 +306,7 @@ def calendar_features(calendar: Calendar, *, harmonics: int, turn: bool) -> np.n
     year_start = days.astype("datetime64[Y]").astype("datetime64[D]")
     of_year = 2 * np.pi * (days - year_start).astype(float) / 365.25
     of_month = 2 * np.pi * (days - month_start).astype(float) / 30.44
-    columns = [f(k * of_year) for k in range(1, harmonics + 1) for f in (np.sin, np.cos)]
+    columns = [f(k * of_year) for k in (1, 2, 3, 4) for f in (np.sin, np.cos)]
     columns += [f(k * of_month) for k in (1, 2) for f in (np.sin, np.cos)]
     if turn:
         # A week is the mean of its days, and ends on the day that it is named by.

@@ -33,7 +33,6 @@ ADAPTABLE = frozenset(
         "skip_periods",
         "trend_periods",
         "turn_of_month",
-        "year_harmonics",
         "ar_lags",
         "levels",
         "samples",

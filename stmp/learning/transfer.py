@@ -149,7 +149,7 @@ def adaptation_config(
     # A target has few regions, and each is wanted.
     values["validation"] = {"regions": 0.0, "periods": None}
     if period_days(frequency) != period_days(source.schema.frequency):
-        counted = ["horizon", "context", "level_window", "skip_periods", "turn_of_month", "year_harmonics"]
+        counted = ["horizon", "context", "level_window", "skip_periods", "turn_of_month"]
         counted += ["trend_periods"] if values["model"]["trend_periods"] else []  # one that has none is to have none
         values["model"] |= dict.fromkeys(counted)
     return Config.from_mapping(values, settings)

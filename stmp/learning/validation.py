@@ -211,15 +211,13 @@ class _Window:
 def history_of(panel: Panel, schema: Schema, config: Config) -> History:
     """A panel laid out as a model with this configuration reads it."""
     model = config.model
-    assert model.level_window is not None and model.trend_periods is not None
-    assert model.turn_of_month is not None and model.year_harmonics is not None
+    assert model.level_window is not None and model.trend_periods is not None and model.turn_of_month is not None
     return History(
         panel,
         schema,
         level_window=model.level_window,
         transform=model.transform,
         use_known=model.known,
-        year_harmonics=model.year_harmonics,
         turn_of_month=model.turn_of_month,
         trend_periods=model.trend_periods,
     )

@@ -84,8 +84,7 @@ def within_member(parameter: str) -> str:
 
 def feature_names(config: ModelConfig, schema: Schema) -> Names:
     """The features of a day, in the order of `History` and with the numbers of its event at the end."""
-    assert config.year_harmonics is not None, "the configuration must be resolved"
-    names = [f"{f} {k} of the year" for k in range(1, config.year_harmonics + 1) for f in ("sin", "cos")]
+    names = [f"{f} {k} of the year" for k in (1, 2, 3, 4) for f in ("sin", "cos")]
     names += [f"{f} {k} of the month" for k in (1, 2) for f in ("sin", "cos")]
     if config.turn_of_month:
         names += [f"{side} of the month, {days} days" for side in ("start", "end") for days in TURN_DAYS]

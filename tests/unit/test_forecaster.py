@@ -191,7 +191,7 @@ def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, 
 
 
 def test_a_model_from_before_the_trend_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
-    earlier = {"trend_periods": [], "turn_of_month": False, "year_harmonics": 4}
+    earlier = {"trend_periods": [], "turn_of_month": False}
     without = stmp.train(panel, Config.from_mapping({"model": earlier}, TINY), until="2024-04-30")
     without.save(tmp_path)
     file = tmp_path / "forecaster.json"

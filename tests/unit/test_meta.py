@@ -49,11 +49,9 @@ def test_last_year_is_read_where_a_quarter_of_training_has_one(period_days: int,
     assert Config.from_mapping({}, ["model.last_year=true"]).resolve(period_days, 60).model.last_year
 
 
-def test_the_calendar_is_told_as_the_frequency_needs() -> None:
-    """Weeks have no weekday and no day of the month; their place in the year is all that there is."""
-    days, weeks = (Config().resolve(period_days, 200).model for period_days in (1, 7))
-    assert (days.year_harmonics, days.turn_of_month) == (4, True)
-    assert (weeks.year_harmonics, weeks.turn_of_month) == (12, False)
+@pytest.mark.parametrize("period_days", [1, 7])
+def test_the_turn_of_the_month_is_told_of_days(period_days: int) -> None:
+    assert Config().resolve(period_days, 200).model.turn_of_month == (period_days == 1)
 
 
 # What is drawn

@@ -218,7 +218,6 @@ class Recurrent(Baseline):
             level_window=63 if days else 13,
             transform="linear",
             use_known=True,
-            year_harmonics=4 if days else 12,
             turn_of_month=days,
         )
 
