@@ -10,6 +10,7 @@ import torch
 
 import stmp
 from stmp.learning.meta import MetaTrainer
+from stmp.learning.similarity import tasks_of
 from stmp.nets.ensemble import Ensemble
 from tests.training import small_config, small_panel, trainer_of
 
@@ -69,6 +70,4 @@ def test_an_ensemble_is_saved_adapted_and_compared(tmp_path: Path) -> None:
     loaded = stmp.Forecaster.load(tmp_path / "model")
     origin = str(panel.dates[460])
     assert np.array_equal(loaded.predict(panel, origin, 7).quantiles, model.predict(panel, origin, 7).quantiles)
-    from stmp.learning.similarity import tasks_of
-
     assert tasks_of(loaded, panel).vectors.shape[-1] == 2 * 2 * model.config.model.psi_size
