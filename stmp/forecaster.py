@@ -24,7 +24,7 @@ from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
 from stmp.learning.checkpoint import publish_folder
 from stmp.learning.conformal import Conformal
-from stmp.learning.lean import lean, season
+from stmp.learning.lean import Leaning, lean, season
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import history_of
 from stmp.nets.ensemble import make_network
@@ -35,6 +35,8 @@ __all__ = ["Forecast", "Forecaster", "Predictor"]
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
+LEANING = "leaning."
+"""Begins the names of what is no weight of the networks among the weights."""
 UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1}
 """Settings that earlier models were written without, as they were then."""
 
@@ -94,8 +96,8 @@ class Forecaster:
     provenance : Provenance
     conformal : Conformal, optional
         How far to stretch the quantiles; not at all by default.
-    lean : float
-        The rate at which forecasts lean on last year's sales (`stmp.learning.lean`); 0 not at all.
+    leaning : Leaning, optional
+        How forecasts lean on last year's sales; not at all by default.
     """
 
     def __init__(
@@ -106,10 +108,10 @@ class Forecaster:
         weights: dict[str, Tensor],
         provenance: Provenance,
         conformal: Conformal | None = None,
-        lean: float = 0.0,
+        leaning: Leaning | None = None,
     ) -> None:
         self.config, self.schema, self.feature_size, self.provenance = config, schema, feature_size, provenance
-        self.lean = lean
+        self.leaning = leaning or Leaning()
         self.conformal = conformal or Conformal.identity(len(schema.day_types), len(config.model.levels))
         self.model = make_network(config.model, schema, feature_size, pooled=config.train.view_mode == "pooled")
         missing = set(self.model.state_dict()) ^ set(weights)
@@ -141,7 +143,9 @@ class Forecaster:
             source=trainer.source,
         )
         size = trainer.history.feature_size
-        return cls(trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal, trainer.lean)
+        return cls(
+            trainer.config, trainer.schema, size, trainer.weights(), provenance, trainer.conformal, trainer.leaning
+        )
 
     @property
     def name(self) -> str:
@@ -239,7 +243,7 @@ class Forecaster:
 
     def _chunk(self, panel: Panel, at: int, horizon: int) -> tuple[Tensor, Tensor]:
         """Mean [N, H, G] and quantiles [N, H, G, Q] of some rows."""
-        history = history_of(panel, self.schema, self.config)
+        history = history_of(panel, self.schema, self.config, self.leaning.group)
         noise = self.noise(panel.shape[0])
         episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
         rows = history.rows(episode.region, episode.start)
@@ -258,8 +262,10 @@ class Forecaster:
         closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
-        if self.lean:
-            learned = lean(learned, levels.index(0.5), *season(history, rows, episode), episode.horizon, self.lean)
+        if self.leaning.rate:
+            then = season(history, rows, episode)
+            guess = then.guess(self.leaning.share)
+            learned = lean(learned, levels.index(0.5), guess, then.seen, episode.horizon, self.leaning.rate)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)
         most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]
@@ -321,7 +327,9 @@ class Forecaster:
         """The same model, naming a registered version in its forecasts."""
         provenance = replace(self.provenance, version=version)
         weights = self.model.state_dict()
-        return Forecaster(self.config, self.schema, self.feature_size, weights, provenance, self.conformal, self.lean)
+        return Forecaster(
+            self.config, self.schema, self.feature_size, weights, provenance, self.conformal, self.leaning
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a folder with weights (safetensors) and description (JSON), whole or not at all."""
@@ -330,14 +338,15 @@ class Forecaster:
     def write(self, folder: Path) -> None:
         """Put the files of the model into a folder that is there."""
         weights = {name: value.detach().cpu().contiguous().clone() for name, value in self.model.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        lean, tensors = self.leaning.to_json()
+        save_file(weights | {f"{LEANING}{name}": value for name, value in tensors.items()}, folder / WEIGHTS)
         description = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
             "schema": self.schema.to_json(),
             "feature_size": self.feature_size,
             "conformal": [list(row) for row in self.conformal.factors],
-            "lean": self.lean,
+            "lean": lean,
             "provenance": {**vars(self.provenance), "trained_regions": list(self.trained_regions)},
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
@@ -366,6 +375,10 @@ class Forecaster:
             )
         try:
             provenance = description["provenance"]
+            group = {name: weights.pop(name) for name in list(weights) if name.startswith(LEANING)}
+            leaning = Leaning.from_json(
+                description.get("lean", 0.0), {name.removeprefix(LEANING): value for name, value in group.items()}
+            )
             description["config"]["model"] = UNREAD_BEFORE | description["config"]["model"]
             return cls(
                 Config.model_validate(description["config"]),
@@ -374,7 +387,7 @@ class Forecaster:
                 weights,
                 Provenance(**{**provenance, "trained_regions": tuple(provenance["trained_regions"])}),
                 Conformal(tuple(tuple(row) for row in description["conformal"])),
-                description.get("lean", 0.0),
+                leaning,
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"The model in {folder} is damaged: {error}") from error

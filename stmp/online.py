@@ -240,7 +240,7 @@ class Online:
         model = self.forecaster.config.model
         assert model.skip_periods is not None
         reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
-        if model.last_year or self.forecaster.lean:
+        if model.last_year or self.forecaster.leaning.rate:
             reach = max(reach, last_year_reach(self.panel.period_days))
         start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
         # Whole weeks are cut off, because weekdays are told by the index.
@@ -301,7 +301,7 @@ class Online:
         return memory if len(parts) == 1 else memory.ordered(torch.from_numpy(np.argsort(np.concatenate(order))))
 
     def _history(self, rows: Panel) -> History:
-        return history_of(rows, self.forecaster.schema, self.forecaster.config)
+        return history_of(rows, self.forecaster.schema, self.forecaster.config, self.forecaster.leaning.group)
 
     def _split(self, panel: Panel) -> Panel:
         return self.forecaster.schema.align(panel.split_series() if self.split else panel)

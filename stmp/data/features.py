@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stmp.data.calendar import Calendar, period_days
+from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import MIN_LEVEL, Schema, signed_log
 
@@ -64,6 +65,8 @@ class Rows:
     closed : Tensor bool [B, T]
     embedding : Embedding or None
         Of the events, where the model learns one.
+    group, group_level : Tensor [B, T, G] and [B, T + 1, G], or None
+        Of the `GroupIndex`, where there is one; NaN where it does not reach.
     """
 
     sales: Tensor
@@ -84,6 +87,8 @@ class Rows:
     known_event: Tensor
     closed: Tensor
     embedding: torch.nn.Embedding | None = None
+    group: Tensor | None = None
+    group_level: Tensor | None = None
 
     def window(self, start: int, stop: int) -> Rows:
         """The periods ``start:stop`` alone, without copying."""
@@ -123,6 +128,8 @@ class History:
         Whether nearness to the first and last day of the month is among the features.
     trend_periods : tuple of int, length W
         Periods of other means that the level is compared with.
+    group : GroupIndex, optional
+        What all regions sold together.
     """
 
     def __init__(
@@ -135,6 +142,7 @@ class History:
         use_known: bool,
         turn_of_month: bool = False,
         trend_periods: tuple[int, ...] = (),
+        group: GroupIndex | None = None,
     ) -> None:
         self.panel = panel
         self.schema = schema
@@ -158,6 +166,7 @@ class History:
         self.known_center = torch.tensor(schema.known_center, dtype=panel.known.dtype, device=device)
         self.known_spread = torch.tensor(schema.known_spread, dtype=panel.known.dtype, device=device)
         self.known_missing = torch.tensor([*schema.known_missing, 0.0], dtype=panel.known.dtype, device=device)
+        self.group = group.on(panel) if group is not None else None
 
     @property
     def feature_size(self) -> int:
@@ -191,6 +200,7 @@ class History:
         level, scaled = self._level(sales, observed, sold, ordinary=event == 0)
         recent = self.scale(sales, level[:, :-1]) * (observed & scaled[:, :-1])
         cart, cart_observed = self._cart(panel.past[region, :end], seen)
+        group, group_level = self._group(region, periods=len(periods))
         return Rows(
             sales=sales,
             observed=observed,
@@ -209,6 +219,8 @@ class History:
             offset=self.offset[which, :end],
             known_event=self.event_number[event],
             closed=panel.closed[region, :end],
+            group=group,
+            group_level=group_level,
         )
 
     def scale(self, sales: Tensor, level: Tensor) -> Tensor:
@@ -273,6 +285,14 @@ class History:
         scaled = (values - mean[:, :-1]) / (deviation[:, :-1] + 0.05 * mean[:, :-1].abs() + MIN_LEVEL)
         usable = observed & (count[:, :-1] >= 3)
         return (scaled.to(past.dtype).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT) * usable), usable
+
+    def _group(self, region: Tensor, periods: int) -> tuple[Tensor | None, Tensor | None]:
+        """The group index of each region's series, [B, T, G], and its level, [B, T + 1, G]."""
+        if self.group is None:
+            return None, None
+        series = self.panel.series_index[region]
+        index, level = self.group
+        return index[:periods, series].transpose(0, 1), level[: periods + 1, series].transpose(0, 1)
 
     def features(self, region: Tensor, end: int | None = None) -> Tensor:
         """Calendar, and the known covariates of the day, the day before and the day after, [B, T, F]."""

@@ -19,6 +19,9 @@ from stmp.errors import ConfigError, DataError
 SERIES_SEPARATOR = "@"
 """Joins a covariate's name and a series' name where the covariate differs between the series of one region."""
 
+SERIES_COLUMN = "series="
+"""Begins the names of the static features that say which series a row is."""
+
 DateLike = np.datetime64 | str | pd.Timestamp
 
 DEFAULT_RULES = (
@@ -87,6 +90,26 @@ class Panel:
         """Regions R, periods T, series G."""
         regions, periods, series = self.sales.shape
         return regions, periods, series
+
+    @property
+    def series_number(self) -> int:
+        """Number N of the dataset's series, also where each row holds one of them (`split_series`)."""
+        return max(self.shape[2], len(self._series_columns))
+
+    @property
+    def series_index(self) -> Tensor:
+        """Which of the dataset's N series each of a row's is, int64 [R, G]."""
+        regions, _, series = self.shape
+        if self._series_columns:
+            return self.static[:, self._series_columns].nan_to_num(0.0).argmax(dim=1, keepdim=True)
+        return torch.arange(series, device=self.device).expand(regions, -1)
+
+    @property
+    def _series_columns(self) -> list[int]:
+        """Static features that say which series a row is."""
+        if self.shape[2] > 1:
+            return []
+        return [i for i, name in enumerate(self.static_names) if name.startswith(SERIES_COLUMN)]
 
     @property
     def dates(self) -> np.ndarray:
@@ -221,7 +244,7 @@ class Panel:
             static=torch.cat([self.static[rows], one_hot], dim=1),
             past_names=past_names,
             known_names=known_names,
-            static_names=self.static_names + tuple(f"series={name}" for name in self.series),
+            static_names=self.static_names + tuple(f"{SERIES_COLUMN}{name}" for name in self.series),
             fingerprint=self.fingerprint,
         )
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stmp.data.panel import Panel
+from stmp.data.panel import SERIES_COLUMN, Panel
 from stmp.errors import DataError
 
 MIN_LEVEL = 1e-6
@@ -143,7 +143,7 @@ class Schema:
 
 def _column(name: str) -> str:
     """The column that a feature comes from: one for all values of a category, but each series for itself."""
-    return name if name.startswith("series=") else name.partition("=")[0]
+    return name if name.startswith(SERIES_COLUMN) else name.partition("=")[0]
 
 
 def signed_log(values: Tensor) -> Tensor:

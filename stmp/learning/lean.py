@@ -1,48 +1,119 @@
 """Leaning on last year: a combination of the network's forecast with last year's sales, by a rate that is measured.
 
 With a year of history or little more, few of the days to learn from have a last year, and a network cannot learn what
-it is worth, though all days to come have one. The validation days, which training never saw, can tell a single number.
+it is worth, though all days to come have one. The validation days, which training never saw, can tell two numbers.
 
 What is known of the level grows old like a random walk: the variance of an error from it grows with the lead h, and
 that of last year's sales does not. Two forecasts whose errors are independent are best weighed by the inverse of their
 variances (Bates & Granger 1969, "The combination of forecasts", Operational Research Quarterly 20), which gives last
 year the weight ``rate h / (1 + rate h)``. The quantiles move by one distance, on the scale that the network works on,
-towards what was sold in the same week a year before with half of the growth since: a single week says little of a year,
-and growth seldom lasts in full.
+towards a guess: what the region sold in the same week a year before, with half of the growth since, for a single week
+says little of a year and growth seldom lasts in full; mixed with how all regions went on from then (`GroupIndex`),
+which is all there is for a region that was not there yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from stmp.data.episodes import Episode
 from stmp.data.features import RARE, History, Rows
-from stmp.nets.first_guess import NEIGHBOURS, last_year
+from stmp.data.group_index import GroupIndex
+from stmp.nets.first_guess import NEIGHBOURS, last_year, periods_of_year
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
 """A period, from which the best is chosen; the first leans on nothing."""
+SHARES = (0.6, 1.0)
+"""Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
 LEAST_SEEN = 0.5
 """Share of the validation days that must have a last year: few of them are few kinds of days."""
 
 
-def season(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, Tensor]:
-    """What was sold in the target's week a year before, with half of the growth since where that is known.
+@dataclass(frozen=True)
+class Leaning:
+    """How forecasts lean on last year.
 
-    Returns
-    -------
-    guess : Tensor [B, Q, G]
-        Transformed, over the origin's level.
-    seen : Tensor bool [B, Q, G]
+    Attributes
+    ----------
+    rate : float
+        A period; 0 for not at all.
+    share : float
+        Of the region's own last year in the guess.
+    group : GroupIndex, optional
+        Where the rest of the guess comes from.
+    """
+
+    rate: float = 0.0
+    share: float = 1.0
+    group: GroupIndex | None = None
+
+    def to_json(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What `from_json` reads: plain data, and tensors."""
+        plain: dict[str, Any] = {"rate": self.rate, "share": self.share}
+        if self.group is None:
+            return plain, {}
+        return plain | {"first": str(self.group.first)}, {"index": self.group.index, "level": self.group.level}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any] | float, tensors: dict[str, Tensor]) -> Leaning:
+        """The leaning of these; models from before leaned on a region's own last year alone, by a single number."""
+        if not isinstance(plain, dict):
+            return cls(plain)
+        group = GroupIndex(np.datetime64(plain["first"], "D"), **tensors) if "first" in plain else None
+        return cls(plain["rate"], plain["share"], group)
+
+
+@dataclass(frozen=True)
+class Season:
+    """Last year's sales of some days, transformed and over today's level.
+
+    Attributes
+    ----------
+    own, group : Tensor [B, Q, G]
+        The region's own, with half of the growth since where that is known; and how all regions went.
+    own_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
     """
+
+    own: Tensor
+    own_seen: Tensor
+    group: Tensor
+    group_seen: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """Where there is a guess at all."""
+        return self.own_seen | self.group_seen
+
+    def guess(self, share: float) -> Tensor:
+        """The mix of both, or the one that is seen."""
+        share_of = torch.where(self.group_seen, torch.where(self.own_seen, share, 0.0), 1.0)
+        return share_of * self.own + (1 - share_of) * self.group
+
+
+def season(history: History, rows: Rows, episode: Episode) -> Season:
+    """What was sold in the targets' weeks a year before."""
     readings, seen = last_year(history, rows, episode)
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
     steady = rows.selling[batch, episode.origin + 1] >= RARE
     week = NEIGHBOURS.index(0)
     plain, grown = week, len(NEIGHBOURS) + week
     half = torch.where(seen[:, :, grown], (readings[:, :, plain] + readings[:, :, grown]) / 2, readings[:, :, plain])
-    return half, seen[:, :, plain] & steady
+    own_seen = seen[:, :, plain] & steady
+    if rows.group is None or rows.group_level is None:
+        return Season(half, own_seen, torch.zeros_like(half), torch.zeros_like(own_seen))
+    year = periods_of_year(history.panel.period_days)
+    day, then = episode.target - year, (episode.origin + 1 - year).clamp(min=0)
+    of_all = history.scale(rows.group[batch, day.clamp(min=0)], rows.group_level[batch, then])
+    inside = (day >= 0) & (day <= episode.origin) & (episode.origin + 1 >= year)
+    group_seen = of_all.isfinite() & inside[..., None] & steady
+    return Season(half, own_seen, of_all.nan_to_num(0.0), group_seen)
 
 
 def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tensor, rate: float) -> Tensor:
@@ -54,7 +125,7 @@ def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tens
     middle : int
         Position of the median.
     guess, seen : Tensor [B, Q, G]
-        Of `season`.
+        Of a `Season`.
     lead : Tensor [B, Q]
         Periods ahead.
     """
@@ -63,17 +134,17 @@ def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tens
     return quantiles + shift[..., None]
 
 
-def losses_by_rate(
+def season_losses(
     history: History,
     median: Tensor,
     level: Tensor,
     sales: Tensor,
     observed: Tensor,
-    guess: Tensor,
-    seen: Tensor,
+    season: Season,
     lead: Tensor,
+    rates: Sequence[float] = RATES,
 ) -> Tensor:
-    """Absolute errors of the days that have a last year, in the unit of the data, for each of `RATES`; and counts.
+    """Absolute errors of the days that have a last year, in the unit of the data, for each of some rates and `SHARES`.
 
     The median alone is judged: ranges are not calibrated yet, and those of the normal head, of unit variance, are so
     wide that nothing else would count.
@@ -83,23 +154,27 @@ def losses_by_rate(
     median : Tensor [B, Q, G]
         Transformed.
     level, sales, observed : Tensor [B, Q, G]
-    guess, seen, lead
-        As for `lean`.
+    season : Season
+    lead : Tensor [B, Q]
+    rates : sequence of float
 
     Returns
     -------
-    Tensor float64 [len(RATES) + 2]
-        The errors, the observed days that have a last year, and all observed ones.
+    Tensor float64 [len(rates) * len(SHARES) + 2]
+        The errors, then the number of observed days that have a last year, and that of all observed ones.
     """
-    told = observed & seen
+    told = observed & season.seen
     sums = []
-    for rate in RATES:
-        leaned = lean(median[..., None], 0, guess, seen, lead, rate)[..., 0]
-        sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
+    for rate in rates:
+        for share in SHARES:
+            leaned = lean(median[..., None], 0, season.guess(share), season.seen, lead, rate)[..., 0]
+            sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 
 
-def choose_rate(sums: Tensor) -> float:
-    """The rate of the lowest loss, from sums of `losses_by_rate` over all workers; 0 where too few days have told."""
-    losses, told, observed = sums[:-2], float(sums[-2]), float(sums[-1])
-    return RATES[int(losses.argmin())] if told > 0 and told >= LEAST_SEEN * observed else 0.0
+def choose(sums: Tensor, rates: Sequence[float] = RATES) -> tuple[float, float]:
+    """Rate and share of the lowest loss, from `season_losses` summed over all workers; the first if too few told."""
+    told, observed = float(sums[-2]), float(sums[-1])
+    enough = told > 0 and told >= LEAST_SEEN * observed
+    best = int(sums[:-2].argmin()) if enough else 0
+    return rates[best // len(SHARES)], SHARES[best % len(SHARES)]

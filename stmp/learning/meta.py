@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, EpisodeSampler, Plan, Strata
+from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.errors import CheckpointError, DataError, TrainingError
@@ -28,6 +29,7 @@ from stmp.learning.checkpoint import CheckpointStore, newest, write_checkpoint
 from stmp.learning.conformal import Conformal
 from stmp.learning.graft import Inheritance, graft
 from stmp.learning.graph import Graphed
+from stmp.learning.lean import Leaning
 from stmp.learning.transfer import SourcePenalty, strengths_of
 from stmp.learning.validation import Split, Validator, history_of
 from stmp.learning.workers import Workers
@@ -170,7 +172,13 @@ class MetaTrainer:
         if validation is not None and split_series:
             held_out = held_out[validation.series_rows()[0]]
             validation = validation.split_series()
-        self.validator = Validator(validation, held_out.tolist(), self.schema, config, first=last, last=until)
+        group = None
+        if config.validation.lean != 0:
+            assert config.model.level_window is not None
+            group = GroupIndex.fit(panel, until, config.model.level_window, workers.reduce)
+        self.validator = Validator(
+            validation, held_out.tolist(), self.schema, config, first=last, last=until, group=group
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # every worker starts from the same weights
             self.model = make_network(
@@ -195,7 +203,8 @@ class MetaTrainer:
         self.best: dict[str, Tensor] = {}
         self.best_scores: dict[str, float] = {}
         self.bad_validations = 0
-        self.lean, self.conformal = 0.0, Conformal.identity(len(self.schema.day_types), len(config.model.levels))
+        self.leaning = Leaning()
+        self.conformal = Conformal.identity(len(self.schema.day_types), len(config.model.levels))
         self.step = 0
         self.seconds = 0.0
         self.out_of_time = False
@@ -343,7 +352,7 @@ class MetaTrainer:
     def calibrate(self) -> None:
         """Measure on unseen days, with the weights that forecast, how to lean on last year and stretch ranges."""
         with self._with(self.best or self.average):
-            self.lean, self.conformal = self.validator.calibrate(self.model, self.workers)
+            self.leaning, self.conformal = self.validator.calibrate(self.model, self.workers)
 
     @contextmanager
     def _with(self, weights: dict[str, Tensor]) -> Iterator[None]:

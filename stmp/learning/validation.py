@@ -17,10 +17,11 @@ from stmp.config import Config
 from stmp.data.calendar import period_days
 from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import History
+from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
-from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
+from stmp.learning.lean import RATES, SHARES, Leaning, Season, choose, lean, season, season_losses
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
 from stmp.nets.ensemble import Network
@@ -82,12 +83,22 @@ class Validator:
         First validation period; its forecasts start from the period before.
     last : int
         One past the last.
+    group : GroupIndex, optional
+        What forecasts may lean on beside a region's own last year.
     """
 
     def __init__(
-        self, panel: Panel | None, held_out: Sequence[bool], schema: Schema, config: Config, *, first: int, last: int
+        self,
+        panel: Panel | None,
+        held_out: Sequence[bool],
+        schema: Schema,
+        config: Config,
+        *,
+        first: int,
+        last: int,
+        group: GroupIndex | None = None,
     ) -> None:
-        self.config, self.first, self.last = config, first, last
+        self.config, self.first, self.last, self.group = config, first, last, group
         self.day_types = schema.day_types
         self.year = 365 // period_days(schema.frequency)
         self.chunks: list[tuple[History, Tensor]] = []
@@ -96,7 +107,7 @@ class Validator:
         kinds = torch.tensor(list(held_out), dtype=torch.bool)
         for begin in range(0, panel.shape[0], CHUNK):
             part = slice(begin, min(begin + CHUNK, panel.shape[0]))
-            history = history_of(panel.select(np.arange(part.start, part.stop)), schema, config)
+            history = history_of(panel.select(np.arange(part.start, part.stop)), schema, config, group)
             self.chunks.append((history, kinds[part]))
 
     def score(self, model: Network, workers: Workers) -> dict[str, float]:
@@ -115,35 +126,36 @@ class Validator:
         return {name: float(loss / points) for name, (loss, points) in scores.items() if points > 0}
 
     @torch.no_grad()
-    def calibrate(self, model: Network, workers: Workers) -> tuple[float, Conformal]:
-        """How much to lean on last year, and the factors that make the quantiles hold on the validation days."""
+    def calibrate(self, model: Network, workers: Workers) -> tuple[Leaning, Conformal]:
+        """How to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, kinds = self.config.model.levels, len(self.day_types)
-        rate, middle = self.config.validation.lean, levels.index(0.5)
+        asked, middle = self.config.validation.lean, levels.index(0.5)
+        rates = RATES if asked is None else (asked,)
         windows = list(self._windows(model, self.first))
-        if rate is None:
-            sums = torch.zeros(len(RATES) + 2, dtype=torch.float64)
-            for w in windows:
-                sums += losses_by_rate(
-                    w.history, w.quantiles[..., middle], w.level, w.sales, w.observed, *w.season, w.lead
-                )
-            rate = choose_rate(workers.reduce(sums, "sum"))
+        sums = torch.zeros(len(rates) * len(SHARES) + 2, dtype=torch.float64)
+        for w in windows:
+            sums += season_losses(
+                w.history, w.quantiles[..., middle], w.level, w.sales, w.observed, w.season, w.lead, rates
+            )
+        rate, share = choose(workers.reduce(sums, "sum"), rates)
+        leaning = Leaning(rate, share, self.group) if rate else Leaning()
 
         def errors(found: Iterable[_Window]) -> Tensor:
             sums = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
             for w in found:
-                sums += shock_sums(w.leaned(rate, middle), w.truth, w.observed, middle)
+                sums += shock_sums(w.leaned(leaning, middle), w.truth, w.observed, middle)
             return workers.reduce(sums, "sum")
 
         usual = [errors(self._windows(model, first)) for first in self._earlier()]
         excess = excess_shocks(errors(windows), torch.cat(usual)) if usual else torch.zeros(self.last - self.first)
         counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
         for w in windows:
-            quantiles = w.leaned(rate, middle)
+            quantiles = w.leaned(leaning, middle)
             truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
             counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
         counts = workers.reduce(counts, "sum")
         conformal = fit_conformal(counts, levels, self.config.model.head)
-        return rate, conformal.for_later(self.day_types) if counts.any() else conformal
+        return leaning, conformal.for_later(self.day_types) if counts.any() else conformal
 
     def _earlier(self) -> list[int]:
         """First periods of some windows of the year before validation, as long as it, apart from each other."""
@@ -195,7 +207,7 @@ class _Window:
     sales: Tensor
     observed: Tensor
     day_type: Tensor
-    season: tuple[Tensor, Tensor]
+    season: Season
     lead: Tensor
 
     @property
@@ -203,12 +215,13 @@ class _Window:
         """Transformed sales."""
         return self.history.scale(self.sales, self.level)
 
-    def leaned(self, rate: float, middle: int) -> Tensor:
+    def leaned(self, leaning: Leaning, middle: int) -> Tensor:
         """The quantiles as they lean on last year."""
-        return lean(self.quantiles, middle, *self.season, self.lead, rate)
+        guess = self.season.guess(leaning.share)
+        return lean(self.quantiles, middle, guess, self.season.seen, self.lead, leaning.rate)
 
 
-def history_of(panel: Panel, schema: Schema, config: Config) -> History:
+def history_of(panel: Panel, schema: Schema, config: Config, group: GroupIndex | None = None) -> History:
     """A panel laid out as a model with this configuration reads it."""
     model = config.model
     assert model.level_window is not None and model.trend_periods is not None and model.turn_of_month is not None
@@ -220,4 +233,5 @@ def history_of(panel: Panel, schema: Schema, config: Config) -> History:
         use_known=model.known,
         turn_of_month=model.turn_of_month,
         trend_periods=model.trend_periods,
+        group=group,
     )

@@ -20,6 +20,11 @@ READINGS = 2 * len(NEIGHBOURS)
 """Numbers a series that `last_year` gives."""
 
 
+def periods_of_year(period_days: int) -> int:
+    """Periods in a year of whole weeks."""
+    return WEEKS * max(1, 7 // period_days)
+
+
 def last_year_reach(period_days: int) -> int:
     """Periods before an origin that `last_year` may read."""
     return (WEEKS - min(NEIGHBOURS)) * max(1, 7 // period_days)
@@ -69,7 +74,7 @@ def last_year(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, T
     seen : Tensor bool [B, Q, READINGS, G]
     """
     week = max(1, 7 // history.panel.period_days)
-    year = WEEKS * week
+    year = periods_of_year(history.panel.period_days)
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
     shift = torch.arange(NEIGHBOURS[0], NEIGHBOURS[-1] + 1, device=batch.device) * week
     day = episode.target[:, :, None] - year + shift  # [B, Q, N]

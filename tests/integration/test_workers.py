@@ -28,7 +28,9 @@ def ten_steps(trainer: MetaTrainer) -> dict[str, Any]:
         trainer.train_step()
     found |= {"weights": weights(trainer), "validation": trainer.validate()}
     trainer.calibrate()
-    return {**found, "factors": np.array(trainer.conformal.factors), "lean": trainer.lean}
+    found["lean"] = (trainer.leaning.rate, trainer.leaning.share)
+    group = trainer.validator.group
+    return {**found, "factors": np.array(trainer.conformal.factors), "group": {"index": group.index.nan_to_num(-1.0)}}
 
 
 def rows_of(trainer: MetaTrainer, steps: int = 4) -> list[list[tuple[Any, ...]]]:
@@ -68,6 +70,7 @@ def test_workers_make_the_steps_of_one(scene: str, alone: dict[str, Any], togeth
     assert furthest(one["validation"], first["validation"])[0] < 1e-4
     assert any(np.abs(g).max() > 0 for g in one["gradient"].values())
     assert one["lean"] == first["lean"]
+    assert furthest(one["group"], first["group"])[0] < 1e-6
     assert np.abs(one["factors"] - first["factors"]).max() < 0.05  # two bins
     assert one["factors"].std() > 0.01
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from stmp.data.episodes import full_episode
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.evaluation.leak import assert_no_leak
-from stmp.learning.lean import RATES, choose_rate, lean, losses_by_rate, season
+from stmp.learning.lean import RATES, SHARES, Leaning, Season, choose, lean, season, season_losses
 from stmp.learning.validation import history_of
 
 pytestmark = pytest.mark.unit
@@ -51,7 +52,7 @@ def model(panel: Panel) -> stmp.Forecaster:
 def with_lean(model: stmp.Forecaster, rate: float) -> stmp.Forecaster:
     weights = model.model.state_dict()
     return stmp.Forecaster(
-        model.config, model.schema, model.feature_size, weights, model.provenance, model.conformal, rate
+        model.config, model.schema, model.feature_size, weights, model.provenance, model.conformal, Leaning(rate)
     )
 
 
@@ -61,8 +62,9 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     history = history_of(panel, Schema.fit(panel, 110), config)
     episode = full_episode(panel, 99, 8, 200, torch.zeros(12, 1, config.model.psi_size))
     rows = history.rows(episode.region, episode.start)
-    guess, seen = season(history, rows, episode)
-    assert bool(seen.all())
+    then = season(history, rows, episode)
+    guess = then.guess(0.6)
+    assert bool(then.seen.all()) and not then.group_seen.any(), "no group index is given"
     for r in range(12):
         for h in range(8):
             sold = panel.sales[r, 100 + h - 52]
@@ -71,10 +73,10 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     sparse = panel.sales.clone()
     sparse[0, np.arange(120) % 3 > 0] = 0.0
     rare = history_of(replace(panel, sales=sparse), Schema.fit(panel, 110), config)
-    _, seen = season(rare, rare.rows(episode.region, episode.start), episode)
+    seen = season(rare, rare.rows(episode.region, episode.start), episode).seen
     assert not seen[0].any() and bool(seen[1:].all()), "a single day of a rare series says nothing"
     none = replace(episode, start=torch.full_like(episode.start, 90))
-    assert not season(history, history.rows(none.region, none.start), none)[1].any()
+    assert not season(history, history.rows(none.region, none.start), none).seen.any()
 
 
 def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_year_is_seen() -> None:
@@ -93,31 +95,40 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, 1)
     median = torch.randn(shape, generator=generator)
-    guess, level = torch.randn(shape, generator=generator), 1 + torch.rand(shape, generator=generator)
+    level = 1 + torch.rand(shape, generator=generator)
     sales = 3 * torch.rand(shape, generator=generator)
     observed = torch.rand(shape, generator=generator) < 0.8
-    seen = torch.rand(shape, generator=generator) < 0.8
+    own, group = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+    own_seen, group_seen = (torch.rand(shape, generator=generator) < 0.6 for _ in range(2))
     lead = torch.tensor([[1, 2, 9]] * 2)
-    found = losses_by_rate(history, median, level, sales, observed, guess, seen, lead)
-    for i, rate in enumerate(RATES):
-        total = 0.0
-        for at in (observed & seen).nonzero().tolist():
-            b, q, g = at
-            share = rate * lead[b, q] / (1 + rate * lead[b, q])
-            moved = median[b, q, g] + share * (guess[b, q, g] - median[b, q, g])
-            total += abs(float(sales[b, q, g] - history.unscale(moved, level[b, q, g])))
-        assert float(found[i]) == pytest.approx(total, rel=1e-5)
-    assert found[-2:].tolist() == [int((observed & seen).sum()), int(observed.sum())]
+    then = Season(own, own_seen, group, group_seen)
+    found = season_losses(history, median, level, sales, observed, then, lead)
+    expected = []
+    for rate in RATES:
+        for share in SHARES:
+            total = 0.0
+            for at in (observed & (own_seen | group_seen)).nonzero().tolist():
+                b, q, g = at
+                guess = share * own[b, q, g] + (1 - share) * group[b, q, g]
+                if not (own_seen[b, q, g] and group_seen[b, q, g]):
+                    guess = own[b, q, g] if own_seen[b, q, g] else group[b, q, g]
+                weight = rate * lead[b, q] / (1 + rate * lead[b, q])
+                moved = median[b, q, g] + weight * (guess - median[b, q, g])
+                total += abs(float(sales[b, q, g] - history.unscale(moved, level[b, q, g])))
+            expected.append(total)
+    assert found[:-2].tolist() == pytest.approx(expected, rel=1e-5)
+    assert found[-2:].tolist() == [int((observed & (own_seen | group_seen)).sum()), int(observed.sum())]
 
-    losses = torch.arange(len(RATES), 0, -1.0, dtype=torch.float64)
-    assert choose_rate(torch.cat([losses, torch.tensor([50.0, 100.0])])) == RATES[-1]
-    assert choose_rate(torch.cat([losses.flip(0), torch.tensor([50.0, 100.0])])) == 0.0
-    assert choose_rate(torch.cat([losses, torch.tensor([49.0, 100.0])])) == 0.0, "too few have a last year"
-    assert choose_rate(torch.zeros(len(RATES) + 2)) == 0.0
+    losses = torch.arange(len(RATES) * len(SHARES), 0, -1.0, dtype=torch.float64)
+    assert choose(torch.cat([losses, torch.tensor([50.0, 100.0])])) == (RATES[-1], SHARES[-1])
+    assert choose(torch.cat([losses.roll(1), torch.tensor([50.0, 100.0])])) == (RATES[0], SHARES[0])
+    assert choose(torch.cat([losses.roll(-1), torch.tensor([50.0, 100.0])])) == (RATES[-1], SHARES[-2])
+    assert choose(torch.cat([losses, torch.tensor([49.0, 100.0])]))[0] == 0.0, "too few have a last year"
+    assert choose(torch.zeros(len(losses) + 2))[0] == 0.0
 
 
 def test_what_repeats_each_year_is_leaned_on_and_forecast_better(model: stmp.Forecaster, panel: Panel) -> None:
-    assert not model.config.model.last_year and model.lean == RATES[-1]
+    assert not model.config.model.last_year and model.leaning.rate == RATES[-1]
     actual = panel.sales[:, ORIGIN + 1 : ORIGIN + 9].numpy()
     errors = [
         np.abs(m.predict(panel, panel.dates[ORIGIN], 8).quantiles[..., 4] - actual).sum()
@@ -133,15 +144,33 @@ def test_a_last_year_that_is_wrong_is_not_leaned_on(head: str) -> None:
     model = stmp.train(
         panel, Config.from_mapping(TINY, [f"model.head={head}", "train.max_steps=120"]), until=panel.dates[ORIGIN]
     )
-    assert model.lean == 0.0
+    assert model.leaning.rate == 0.0
 
 
 def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, panel: Panel, tmp_path: Path) -> None:
     model.save(tmp_path / "model")
     again = stmp.Forecaster.load(tmp_path / "model").with_version("stores/1")
-    assert again.lean == model.lean
-    asked = Config.from_mapping(TINY, ["validation.lean=0"])
-    assert stmp.train(panel, asked, until=panel.dates[ORIGIN]).lean == 0.0
+    found, kept = again.leaning, model.leaning
+    assert (found.rate, found.share) == (kept.rate, kept.share) and found.group is not None and kept.group is not None
+    assert found.group.first == kept.group.first
+    np.testing.assert_array_equal(found.group.index, kept.group.index)
+    np.testing.assert_array_equal(found.group.level, kept.group.level)
+    for rate in (0.0, 0.3):
+        asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
+        assert asked.leaning.rate == rate
+
+
+def test_a_model_from_before_leans_on_a_regions_own_last_year(
+    model: stmp.Forecaster, panel: Panel, tmp_path: Path
+) -> None:
+    with_lean(model, 0.25).save(tmp_path / "model")
+    file = tmp_path / "model" / "forecaster.json"
+    description = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(description | {"lean": 0.25}), encoding="utf-8")
+    old = stmp.Forecaster.load(tmp_path / "model")
+    assert old.leaning == Leaning(0.25)
+    before, after = (m.predict(panel, panel.dates[ORIGIN], 8).mean for m in (with_lean(model, 0.25), old))
+    np.testing.assert_array_equal(before, after)
 
 
 def test_nothing_after_the_origin_is_leaned_on(model: stmp.Forecaster, panel: Panel) -> None:

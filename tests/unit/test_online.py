@@ -11,6 +11,7 @@ import torch
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
+from stmp.learning.lean import Leaning
 from stmp.online import Change, Decoded, Online
 from tests.training import make_trainer, small_config, small_panel
 
@@ -50,7 +51,8 @@ def model(request: pytest.FixtureRequest) -> tuple[Forecaster, tuple[str, ...]]:
     trainer = make_trainer(panel, small_config(*kind.get("settings", ()), paper=kind.get("paper", False)), until=460)
     for _ in range(4):
         trainer.train_step()
-    trainer.lean = kind.get("lean", 0.0)
+    if "lean" in kind:
+        trainer.leaning = Leaning(kind["lean"], 0.6, trainer.validator.group)
     until = str(panel.dates[459])
     return Forecaster.from_trainer(trainer, regions=tuple(panel.regions), until=until, fingerprint="x"), series
 

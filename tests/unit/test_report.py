@@ -13,6 +13,7 @@ from stmp.data.panel import Panel
 from stmp.errors import ConfigError
 from stmp.evaluation.backtest import backtest
 from stmp.evaluation.baselines import SameFestivalLastYear, SeasonalNaive
+from stmp.learning.lean import Leaning
 from stmp_platform.report import model_card, write_pictures, write_report
 from stmp_platform.report.cards import number
 from stmp_platform.report.examples import examples
@@ -186,6 +187,10 @@ def test_small_words():
     paint = colors("stmp", ("seasonal_naive", "mine", "yours"))
     assert len(set(paint.values())) == 4
     assert model_card(SeasonalNaive()) == []
-    assert model_card(SimpleNamespace(lean=0.125)) == [
+    assert model_card(SimpleNamespace(leaning=Leaning(0.125))) == [
         ("Leans on last year's sales", "which weigh half 8 periods ahead")
     ]
+    assert model_card(SimpleNamespace(leaning=Leaning(0.125, 0.6))) == [
+        ("Leans on last year's sales", "which weigh half 8 periods ahead; 40% of them those of all regions")
+    ]
+    assert model_card(SimpleNamespace(leaning=Leaning())) == []

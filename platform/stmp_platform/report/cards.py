@@ -64,8 +64,12 @@ def model_card(model: Any) -> Card:
         card.append(("Learned from", f"{len(trained_regions):,} regions, on days up to {model.trained_until}"))
     if getattr(model, "horizon", None) is not None:
         card.append(("Forecasts", f"up to {model.horizon} periods ahead"))
-    if getattr(model, "lean", 0.0):
-        card.append(("Leans on last year's sales", f"which weigh half {1 / model.lean:.3g} periods ahead"))
+    leaning = getattr(model, "leaning", None)
+    if leaning is not None and leaning.rate:
+        told = f"which weigh half {1 / leaning.rate:.3g} periods ahead"
+        if leaning.share < 1:
+            told += f"; {1 - leaning.share:.0%} of them those of all regions"
+        card.append(("Leans on last year's sales", told))
     shown = {
         "source": "Adapted from",
         "steps": "Training steps",
