@@ -63,7 +63,7 @@ class GroupIndex:
         sums = torch.zeros(4, until, panel.series_number, dtype=torch.float64, device=panel.device)
         for begin in range(0, panel.shape[0], BLOCK):
             rows = slice(begin, begin + BLOCK)
-            sales, observed = panel.sales[rows, :until].double(), panel.observed[rows, :until]
+            sales, observed = panel.sales[rows, :until].double().clamp(min=0.0), panel.observed[rows, :until]
             observed = observed & ((sales * observed).cummax(dim=1).values > 0)  # a region opens with its first sale
             usual = (sales * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1)  # [B, G]
             sold, expected = sales * observed, usual[:, None] * observed
