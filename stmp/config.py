@@ -186,6 +186,13 @@ class ValidationConfig(_Section):
         description="How soon forecasts lean on last year's sales of that week: 1/lean periods ahead these weigh half; "
         "0 never; by default what is best on the last periods.",
     )
+    own_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of a region's own last year in what its forecasts lean on, beside what all regions sold "
+        "then; 1 for its own alone; by default 0.6 or 1, what is best on the last periods.",
+    )
 
 
 # JSON has no infinity; as a text it is read back as the number.

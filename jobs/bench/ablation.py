@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "no trend": ("model.trend_periods=[]",),
     "no turn of the month": ("model.turn_of_month=false",),
     "no leaning": ("validation.lean=0",),
+    "no group index": ("validation.own_share=1",),
     "no known future": ("model.known=false",),
     "no event vectors": ("model.event_size=0",),
     "no past covariates": ("model.cart=false",),

@@ -143,8 +143,9 @@ def season_losses(
     season: Season,
     lead: Tensor,
     rates: Sequence[float] = RATES,
+    shares: Sequence[float] = SHARES,
 ) -> Tensor:
-    """Absolute errors of the days that have a last year, in the unit of the data, for each of some rates and `SHARES`.
+    """Absolute errors of the days that have a last year, in the unit of the data, for some rates and shares.
 
     The median alone is judged: ranges are not calibrated yet, and those of the normal head, of unit variance, are so
     wide that nothing else would count.
@@ -156,25 +157,25 @@ def season_losses(
     level, sales, observed : Tensor [B, Q, G]
     season : Season
     lead : Tensor [B, Q]
-    rates : sequence of float
+    rates, shares : sequence of float
 
     Returns
     -------
-    Tensor float64 [len(rates) * len(SHARES) + 2]
+    Tensor float64 [len(rates) * len(shares) + 2]
         The errors, then the number of observed days that have a last year, and that of all observed ones.
     """
     told = observed & season.seen
     sums = []
     for rate in rates:
-        for share in SHARES:
+        for share in shares:
             leaned = lean(median[..., None], 0, season.guess(share), season.seen, lead, rate)[..., 0]
             sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 
 
-def choose(sums: Tensor, rates: Sequence[float] = RATES) -> tuple[float, float]:
+def choose(sums: Tensor, rates: Sequence[float] = RATES, shares: Sequence[float] = SHARES) -> tuple[float, float]:
     """Rate and share of the lowest loss, from `season_losses` summed over all workers; the first if too few told."""
     told, observed = float(sums[-2]), float(sums[-1])
     enough = told > 0 and told >= LEAST_SEEN * observed
     best = int(sums[:-2].argmin()) if enough else 0
-    return rates[best // len(SHARES)], SHARES[best % len(SHARES)]
+    return rates[best // len(shares)], shares[best % len(shares)]

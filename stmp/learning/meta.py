@@ -173,7 +173,7 @@ class MetaTrainer:
             held_out = held_out[validation.series_rows()[0]]
             validation = validation.split_series()
         group = None
-        if config.validation.lean != 0:
+        if config.validation.lean != 0 and config.validation.own_share != 1:
             assert config.model.level_window is not None
             group = GroupIndex.fit(panel, until, config.model.level_window, workers.reduce)
         self.validator = Validator(

@@ -129,15 +129,15 @@ class Validator:
     def calibrate(self, model: Network, workers: Workers) -> tuple[Leaning, Conformal]:
         """How to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, kinds = self.config.model.levels, len(self.day_types)
-        asked, middle = self.config.validation.lean, levels.index(0.5)
-        rates = RATES if asked is None else (asked,)
+        asked, middle = self.config.validation, levels.index(0.5)
+        rates = RATES if asked.lean is None else (asked.lean,)
+        shares = SHARES if asked.own_share is None else (asked.own_share,)
         windows = list(self._windows(model, self.first))
-        sums = torch.zeros(len(rates) * len(SHARES) + 2, dtype=torch.float64)
+        sums = torch.zeros(len(rates) * len(shares) + 2, dtype=torch.float64)
         for w in windows:
-            sums += season_losses(
-                w.history, w.quantiles[..., middle], w.level, w.sales, w.observed, w.season, w.lead, rates
-            )
-        rate, share = choose(workers.reduce(sums, "sum"), rates)
+            median = w.quantiles[..., middle]
+            sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, rates, shares)
+        rate, share = choose(workers.reduce(sums, "sum"), rates, shares)
         leaning = Leaning(rate, share, self.group) if rate else Leaning()
 
         def errors(found: Iterable[_Window]) -> Tensor:

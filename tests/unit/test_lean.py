@@ -158,6 +158,8 @@ def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, 
     for rate in (0.0, 0.3):
         asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
         assert asked.leaning.rate == rate
+    alone = stmp.train(panel, Config.from_mapping(TINY, ["validation.own_share=1"]), until=panel.dates[ORIGIN])
+    assert alone.leaning == Leaning(RATES[-1])
 
 
 def test_a_model_from_before_leans_on_a_regions_own_last_year(
