@@ -21,7 +21,6 @@ from torch import Tensor
 
 from stmp.config import Config
 from stmp.data.episodes import Episode, EpisodeSampler, Plan, Strata
-from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.errors import CheckpointError, DataError, TrainingError
@@ -31,7 +30,7 @@ from stmp.learning.graft import Inheritance, graft
 from stmp.learning.graph import Graphed
 from stmp.learning.lean import Leaning
 from stmp.learning.transfer import SourcePenalty, strengths_of
-from stmp.learning.validation import Split, Validator, history_of
+from stmp.learning.validation import Split, Validator, group_of, history_of
 from stmp.learning.workers import Workers
 from stmp.nets.ensemble import make_network
 
@@ -172,10 +171,7 @@ class MetaTrainer:
         if validation is not None and split_series:
             held_out = held_out[validation.series_rows()[0]]
             validation = validation.split_series()
-        group = None
-        if config.validation.lean != 0 and config.validation.own_share != 1:
-            assert config.model.level_window is not None
-            group = GroupIndex.fit(panel, until, config.model.level_window, workers.reduce)
+        group = group_of(panel, until, config, workers)
         self.validator = Validator(
             validation, held_out.tolist(), self.schema, config, first=last, last=until, group=group
         )

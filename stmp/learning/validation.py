@@ -221,6 +221,14 @@ class _Window:
         return lean(self.quantiles, middle, guess, self.season.seen, self.lead, leaning.rate)
 
 
+def group_of(panel: Panel, until: int, config: Config, workers: Workers) -> GroupIndex | None:
+    """What the training regions of all workers sold together, where forecasts may lean on it."""
+    if config.validation.lean == 0 or config.validation.own_share == 1:
+        return None
+    assert config.model.level_window is not None
+    return GroupIndex.fit(panel, until, config.model.level_window, workers.reduce)
+
+
 def history_of(panel: Panel, schema: Schema, config: Config, group: GroupIndex | None = None) -> History:
     """A panel laid out as a model with this configuration reads it."""
     model = config.model
