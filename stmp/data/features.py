@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stmp.data.calendar import Calendar, period_days
+from stmp.data.counterpart import counterparts
 from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import MIN_LEVEL, Schema, signed_log
@@ -63,6 +64,8 @@ class Rows:
     known_event : Tensor int64 [B, T]
         Events numbered as in the model's schema; 0 for none, and for those it has never seen.
     closed : Tensor bool [B, T]
+    lag : Tensor int64 [B, T]
+        Periods back to the day of last year that each day is like.
     embedding : Embedding or None
         Of the events, where the model learns one.
     group, group_level : Tensor [B, T, G] and [B, T + 1, G], or None
@@ -86,6 +89,7 @@ class Rows:
     offset: Tensor
     known_event: Tensor
     closed: Tensor
+    lag: Tensor
     embedding: torch.nn.Embedding | None = None
     group: Tensor | None = None
     group_level: Tensor | None = None
@@ -155,6 +159,7 @@ class History:
         self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
         self.offset = torch.as_tensor(panel.calendar.offset, dtype=torch.int64, device=device)
         numbers = {name: number for number, name in enumerate(schema.events)}
+        self.lag = torch.as_tensor(counterparts(panel.calendar), device=device)
         self.event_number = torch.tensor([numbers.get(name, 0) for name in panel.calendar.events], device=device)
         self.use_known = use_known
         static = signed_log(panel.static)
@@ -219,6 +224,7 @@ class History:
             offset=self.offset[which, :end],
             known_event=self.event_number[event],
             closed=panel.closed[region, :end],
+            lag=self.lag[which, :end],
             group=group,
             group_level=group_level,
         )

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stmp.data.counterpart import periods_of_year
 from stmp.data.episodes import Episode
 from stmp.data.features import RARE, History, Rows
 from stmp.data.group_index import GroupIndex
-from stmp.nets.first_guess import NEIGHBOURS, last_year, periods_of_year
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
 """A period, from which the best is chosen; the first leans on nothing."""
@@ -98,22 +98,27 @@ class Season:
 
 
 def season(history: History, rows: Rows, episode: Episode) -> Season:
-    """What was sold in the targets' weeks a year before."""
-    readings, seen = last_year(history, rows, episode)
+    """What was sold on the days of last year that the targets are like.
+
+    A target further than a year from its origin has none.
+    """
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
     steady = rows.selling[batch, episode.origin + 1] >= RARE
-    week = NEIGHBOURS.index(0)
-    plain, grown = week, len(NEIGHBOURS) + week
-    half = torch.where(seen[:, :, grown], (readings[:, :, plain] + readings[:, :, grown]) / 2, readings[:, :, plain])
-    own_seen = seen[:, :, plain] & steady
+    day = episode.target - rows.lag[batch, episode.target]  # [B, Q]
+    at = (batch, day.clamp(min=0))
+    year_ago = episode.origin + 1 - periods_of_year(history.panel.period_days)
+    then = (batch, year_ago.clamp(min=0))
+    known, levelled = (day >= 0) & (day <= episode.origin), year_ago >= 0
+    begun, begun_then = day >= episode.start[:, None], year_ago > episode.start[:, None]
+    seen = rows.observed[at] & (known & begun)[..., None] & steady  # [B, Q, G]
+    plain = history.scale(rows.sales[at], rows.level[batch, episode.origin + 1])
+    grown = history.scale(rows.sales[at], rows.level[then])
+    own = torch.where(rows.scaled[then] & (levelled & begun_then)[..., None], (plain + grown) / 2, plain)
     if rows.group is None or rows.group_level is None:
-        return Season(half, own_seen, torch.zeros_like(half), torch.zeros_like(own_seen))
-    year = periods_of_year(history.panel.period_days)
-    day, then = episode.target - year, (episode.origin + 1 - year).clamp(min=0)
-    of_all = history.scale(rows.group[batch, day.clamp(min=0)], rows.group_level[batch, then])
-    inside = (day >= 0) & (day <= episode.origin) & (episode.origin + 1 >= year)
-    group_seen = of_all.isfinite() & inside[..., None] & steady
-    return Season(half, own_seen, of_all.nan_to_num(0.0), group_seen)
+        return Season(own, seen, torch.zeros_like(own), torch.zeros_like(seen))
+    group = history.scale(rows.group[at], rows.group_level[then])
+    told = group.isfinite() & (known & levelled)[..., None] & steady
+    return Season(own, seen, group.nan_to_num(0.0), told)
 
 
 def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tensor, rate: float) -> Tensor:

@@ -9,25 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stmp.data.counterpart import FURTHEST, WEEKS, periods_of_year
 from stmp.data.episodes import Episode
 from stmp.data.features import History, Rows
 
-WEEKS = 52
-"""A year of whole weeks, so that weekdays meet."""
 NEIGHBOURS = (-1, 0, 1)
 """Weeks around last year's that are read, one after another: festivals and pay days move."""
 READINGS = 2 * len(NEIGHBOURS)
 """Numbers a series that `last_year` gives."""
 
 
-def periods_of_year(period_days: int) -> int:
-    """Periods in a year of whole weeks."""
-    return WEEKS * max(1, 7 // period_days)
-
-
 def last_year_reach(period_days: int) -> int:
-    """Periods before an origin that `last_year` may read."""
-    return (WEEKS - min(NEIGHBOURS)) * max(1, 7 // period_days)
+    """Periods before an origin in which last year's days lie."""
+    return (WEEKS + max(FURTHEST, -min(NEIGHBOURS))) * max(1, 7 // period_days)
 
 
 class FirstGuess(nn.Module):
