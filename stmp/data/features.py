@@ -171,6 +171,8 @@ class History:
         self.known_center = torch.tensor(schema.known_center, dtype=panel.known.dtype, device=device)
         self.known_spread = torch.tensor(schema.known_spread, dtype=panel.known.dtype, device=device)
         self.known_missing = torch.tensor([*schema.known_missing, 0.0], dtype=panel.known.dtype, device=device)
+        unread = [name in schema.known_unread for name in schema.known_names]
+        self.known_unread = torch.tensor(unread, dtype=torch.bool, device=device)
         self.group = group.on(panel) if group is not None else None
 
     @property
@@ -315,9 +317,10 @@ class History:
         return torch.cat(parts, dim=-1)
 
     def _known(self, known: Tensor) -> Tensor:
-        """Standardised covariates, NaN where not known."""
+        """Standardised covariates, NaN where not known; 0 of those that are not read."""
         values = torch.where(self.known_log, signed_log(known), known)
-        return ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+        scaled = ((values - self.known_center) / self.known_spread).clamp(-ZSCORE_LIMIT, ZSCORE_LIMIT)
+        return scaled.masked_fill(self.known_unread, 0.0)
 
 
 def calendar_features(calendar: Calendar, *, turn: bool) -> np.ndarray:

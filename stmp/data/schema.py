@@ -14,6 +14,9 @@ from stmp.errors import DataError
 
 MIN_LEVEL = 1e-6
 
+LATE = 1 / 8
+"""Share of the training periods that a covariate must have been in use for, or else a quarter of a year."""
+
 BLOCK = 256
 """Regions that are looked at together where all of a shard's are: what is made of all at once must fit into memory."""
 
@@ -40,6 +43,8 @@ class Schema:
     static_center, static_spread : tuple, length S
     default_level : tuple, length G
         Level of a series without any history: the geometric mean over the training regions.
+    known_unread : tuple of str
+        Known covariates that began too late to learn from: they are taken for always the same.
     """
 
     frequency: str
@@ -56,6 +61,7 @@ class Schema:
     static_center: tuple[float, ...]
     static_spread: tuple[float, ...]
     default_level: tuple[float, ...]
+    known_unread: tuple[str, ...] = ()
 
     @classmethod
     def fit(cls, panel: Panel, end: int, reduce: Reduce = alone) -> Schema:
@@ -80,6 +86,7 @@ class Schema:
             static_center=static.center,
             static_spread=static.spread,
             default_level=tuple(level.tolist()),
+            known_unread=_began_late(panel, end, reduce),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -149,6 +156,25 @@ def _column(name: str) -> str:
 def signed_log(values: Tensor) -> Tensor:
     """Logarithm of one and the absolute value, with the sign of the value."""
     return values.sign() * values.abs().log1p()
+
+
+def _began_late(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
+    """Known covariates that were the same everywhere until shortly before `end`.
+
+    Of a few weeks no network can learn what a covariate is worth, and the values that follow are like none it has seen:
+    what it makes of them would be chance.
+    """
+    high, low = [], []
+    for block in panel.known[:, :end].split(BLOCK):
+        finite = block.isfinite()
+        high.append(torch.where(finite, block, -torch.inf).amax(dim=0))
+        low.append(torch.where(finite, block, torch.inf).amin(dim=0))
+    highest = reduce(torch.stack(high).amax(dim=0).double(), "max").cummax(dim=0).values  # [T, K]
+    lowest = reduce(torch.stack(low).amin(dim=0).double(), "min").cummin(dim=0).values
+    in_use = (highest > lowest).sum(dim=0)  # periods since a second value was seen
+    enough = min(LATE * end, 365 / 4 / panel.period_days)
+    late = ((in_use > 0) & (in_use < enough)).tolist()
+    return tuple(name for name, too_late in zip(panel.known_names, late, strict=True) if too_late)
 
 
 class _Scales(NamedTuple):

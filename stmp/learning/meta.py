@@ -154,6 +154,8 @@ class MetaTrainer:
                 "validation.periods lower."
             )
         self.schema = Schema.fit(panel, last, workers.reduce)
+        if self.schema.known_unread and workers.rank == 0:
+            logger.warning("Not read, as it began too late to learn from: %s.", ", ".join(self.schema.known_unread))
         self.history = history_of(panel, self.schema, config)
         positions = shard.positions[rows_of]
         self.sampler = EpisodeSampler(

@@ -70,6 +70,9 @@ def model_card(model: Any) -> Card:
         if leaning.share < 1:
             told += f"; {1 - leaning.share:.0%} of them those of all regions"
         card.append(("Leans on last year's sales", told))
+    unread = getattr(getattr(model, "schema", None), "known_unread", ())
+    if unread:
+        card.append(("Not read, as it began too late to learn from", names(unread)))
     shown = {
         "source": "Adapted from",
         "steps": "Training steps",
