@@ -322,7 +322,7 @@ class Forecaster:
         # A column that a region never has (another series' price) is no fault of the horizon.
         unknown &= panel.known[:, : at + 1].isfinite().any(dim=1, keepdim=True)
         read = [name not in self.schema.known_unread for name in panel.known_names]
-        return unknown & self.config.model.known & torch.tensor(read, device=unknown.device)
+        return unknown & self.config.model.known & torch.tensor(read, dtype=torch.bool, device=unknown.device)
 
     def with_version(self, version: str) -> Forecaster:
         """The same model, naming a registered version in its forecasts."""

@@ -31,6 +31,8 @@ RATES = (0.0, *(2.0**power for power in range(-6, 1)))
 """A period, from which the best is chosen; the first leans on nothing."""
 SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
+SETTLED = 0.5
+"""Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
 """Share of the validation days that must have a last year: few of them are few kinds of days."""
 
@@ -117,7 +119,12 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     if rows.group is None or rows.group_level is None:
         return Season(own, seen, torch.zeros_like(own), torch.zeros_like(seen))
     group = history.scale(rows.group[at], rows.group_level[then])
-    told = group.isfinite() & (known & levelled)[..., None] & steady
+    # The index is over the mean of a whole level window, and says nothing of a level from a few days of a season.
+    window = history.level_window
+    days = torch.nn.functional.pad(rows.observed.cumsum(dim=1), (0, 0, 1, 0))  # [B, T + 1, G]
+    now = episode.origin + 1
+    settled = days[batch, now] - days[batch, (now - window).clamp(min=0)] >= SETTLED * window
+    told = group.isfinite() & (known & levelled)[..., None] & steady & settled
     return Season(own, seen, group.nan_to_num(0.0), told)
 
 

@@ -12,8 +12,12 @@ from torch import Tensor
 
 import stmp
 from stmp.config import Config
+from stmp.data.episodes import full_episode
 from stmp.data.group_index import LEAST, GroupIndex
 from stmp.data.panel import Panel
+from stmp.data.schema import Schema
+from stmp.learning.lean import season
+from stmp.learning.validation import history_of
 
 pytestmark = pytest.mark.unit
 
@@ -112,6 +116,20 @@ def test_what_nobody_sells_for_a_quarter_has_no_level_near_zero(panel: Panel) ->
     found = GroupIndex.fit(replace(panel, sales=sales), 85, 13, alone)
     assert float(found.level[50, 0]) == pytest.approx(LEAST)
     assert float(found.level[50, 1]) > 0.2
+
+
+def test_a_region_of_a_few_weeks_is_not_told_how_all_went_on(panel: Panel) -> None:
+    """Its level is that of these weeks, and not of a whole level window."""
+    config = Config.from_mapping(TINY).resolve(7, 80)
+    rows = panel.split_series()
+    schema = Schema.fit(rows, 80)
+    history = history_of(rows, schema, config, GroupIndex.fit(rows, 80, config.model.level_window, alone))
+    opened = panel.shape[1] - 25  # the young
+    for origin, told in ((opened + 4, False), (opened + 6, True)):
+        episode = full_episode(rows, origin, 4, 200, torch.zeros(rows.shape[0], 1, config.model.psi_size))
+        then = season(history, history.rows(episode.region, episode.start), episode)
+        assert bool(then.group_seen[:18].all()) and not then.own_seen[18:].any()
+        assert bool((then.group_seen[18:] == told).all())
 
 
 def test_a_region_without_a_last_year_is_forecast_better_by_that_of_the_others(panel: Panel) -> None:
