@@ -10,7 +10,7 @@ Research Society 58). It also tells the season of a region that was not there a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class GroupIndex:
     ----------
     first : datetime64[D]
         Date of the first period.
+    period_days : int
+        Days in a period.
     index : Tensor float32 [T, N]
         Of each of the dataset's N series: the sales of the regions observed on a day, over what these sell on average;
         NaN where none is observed.
@@ -39,6 +41,7 @@ class GroupIndex:
     """
 
     first: np.datetime64
+    period_days: int
     index: Tensor
     level: Tensor
 
@@ -74,12 +77,21 @@ class GroupIndex:
         index = _ratio(sold, expected)
         level = _trailing_mean(_ratio(sold_then, expected_then), level_window)
         level = torch.where(level.isnan(), _trailing_mean(index, level_window), level).clamp(min=LEAST)
-        return cls(panel.dates[0].astype("datetime64[D]"), index.float(), level.float())
+        first = panel.dates[0].astype("datetime64[D]")
+        return cls(first, panel.period_days, index.float(), level.float())
+
+    def last(self, periods: int) -> GroupIndex:
+        """The last periods alone: all that forecasts from later days read, where a model has thousands of series."""
+        gone = max(0, len(self.index) - periods)
+        days = gone * self.period_days
+        return replace(
+            self, first=self.first + np.timedelta64(days, "D"), index=self.index[gone:], level=self.level[gone:]
+        )
 
     def on(self, panel: Panel) -> tuple[Tensor, Tensor]:
         """Index [T, N] and level [T + 1, N] on a panel's dates; NaN where it does not reach."""
         days = int((panel.dates[0].astype("datetime64[D]") - self.first).astype(int))
-        shift, periods = days // panel.period_days, len(panel.dates)
+        shift, periods = days // self.period_days, len(panel.dates)
         index, level = _shifted(self.index, shift, periods), _shifted(self.level, shift, periods + 1)
         return index.to(panel.device), level.to(panel.device)
 

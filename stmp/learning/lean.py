@@ -60,14 +60,17 @@ class Leaning:
         plain: dict[str, Any] = {"rate": self.rate, "share": self.share}
         if self.group is None:
             return plain, {}
-        return plain | {"first": str(self.group.first)}, {"index": self.group.index, "level": self.group.level}
+        plain |= {"first": str(self.group.first), "period_days": self.group.period_days}
+        return plain, {"index": self.group.index, "level": self.group.level}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any] | float, tensors: dict[str, Tensor]) -> Leaning:
         """The leaning of these; models from before leaned on a region's own last year alone, by a single number."""
         if not isinstance(plain, dict):
             return cls(plain)
-        group = GroupIndex(np.datetime64(plain["first"], "D"), **tensors) if "first" in plain else None
+        group = None
+        if "first" in plain:
+            group = GroupIndex(np.datetime64(plain["first"], "D"), plain["period_days"], **tensors)
         return cls(plain["rate"], plain["share"], group)
 
 

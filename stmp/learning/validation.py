@@ -7,7 +7,7 @@ stops training is the loss on those last periods, forecast from the day before t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ CHUNK = 64
 
 EARLIER = 6
 """Windows of the year before validation, at most, that tell how much regions usually err together."""
+
+
+KEPT_YEARS = 2
+"""Of what all regions sold, that stay with the model: a year is read, and some regions' data end early."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class Validator:
             counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
         counts = workers.reduce(counts, "sum")
         conformal = fit_conformal(counts, levels, self.config.model.head)
+        if leaning.group is not None:
+            leaning = replace(leaning, group=leaning.group.last(KEPT_YEARS * self.year))
         return leaning, conformal.for_later(self.day_types) if counts.any() else conformal
 
     def _earlier(self) -> list[int]:

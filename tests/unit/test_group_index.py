@@ -108,6 +108,11 @@ def test_it_is_read_by_date_and_nothing_is_known_beyond_it(panel: Panel) -> None
     index, _ = found.on(earlier)
     assert index[:10].isnan().all()
     torch.testing.assert_close(index[10:70], found.index)
+    shorter, shorter_level = found.last(20).on(panel)
+    assert shorter[:40].isnan().all() and shorter_level[:40].isnan().all()
+    torch.testing.assert_close(shorter[40:60], found.index[40:])
+    torch.testing.assert_close(shorter_level[40:61], found.level[40:])
+    assert found.last(1000).first == found.first and len(found.last(1000).index) == 60
 
 
 def test_what_nobody_sells_for_a_quarter_has_no_level_near_zero(panel: Panel) -> None:
