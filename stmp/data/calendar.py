@@ -58,7 +58,7 @@ class DayRule:
         return self.name or self.every or self.day_type
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calendar:
     """C distinct calendars over T dates; regions with equal scopes share one.
 

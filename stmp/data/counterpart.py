@@ -8,6 +8,8 @@ dataset's calendar has none: it moves by up to five weeks, and is kept in most m
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from dateutil.easter import easter
 
@@ -26,8 +28,12 @@ def periods_of_year(period_days: int) -> int:
     return WEEKS * max(1, 7 // period_days)
 
 
+@lru_cache(maxsize=16)
 def counterparts(calendar: Calendar) -> np.ndarray:
-    """Periods between each day and the day of last year that it is like, int64 [C, T]."""
+    """Periods between each day and the day of last year that it is like, int64 [C, T].
+
+    Kept for the last calendars asked for: they are those of panels that are served.
+    """
     days = period_days(calendar.frequency)
     week, year = max(1, 7 // days), periods_of_year(days)
     event, offset = _with_easter(calendar, days)
