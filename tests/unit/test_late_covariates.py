@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import stmp
-from stmp.config import Config
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.errors import DataError
@@ -52,7 +51,7 @@ def test_a_quarter_of_a_year_is_enough_however_long_the_history() -> None:
     assert Schema.fit(panel, 1990).known_unread == ("late",)
 
 
-def test_workers_agree_where_it_began_in_a_region_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_agree_where_it_began_in_a_region_of_another() -> None:
     panel = with_coupons(UNTIL - 30)
     odd = panel.select(np.arange(1, panel.shape[0], 2))
     assert Schema.fit(odd, UNTIL).known_unread == (), "these never have any"
@@ -100,4 +99,3 @@ def test_a_model_from_before_reads_all() -> None:
     earlier = {name: value for name, value in schema.to_json().items() if name != "known_unread"}
     assert Schema.from_json(earlier).known_unread == ()
     assert Schema.from_json(schema.to_json()) == schema
-    assert Config().model.known
