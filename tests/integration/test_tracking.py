@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,17 @@ def test_local_store_is_the_default_and_lies_in_one_folder(tmp_path: Path) -> No
     assert settings.artifact_root == f"{tmp_path}/mlartifacts"
     elsewhere = Settings.from_env(f"sqlite:///{tmp_path}/other/a.db", env={"STMP_HOME": "/nowhere"})
     assert elsewhere.artifact_root == f"{tmp_path}/other/mlartifacts"
+
+
+def test_several_that_meet_a_fresh_store_make_it_once(tmp_path: Path) -> None:
+    script = (
+        "from stmp_platform.settings import Settings\nfrom stmp_platform.tracking.client import connect\n"
+        "print(len(connect(Settings.from_env()).search_experiments()))"
+    )
+    env = {**os.environ, "STMP_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": ""}
+    command = [sys.executable, "-c", script]
+    several = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate(timeout=120)[0], process.returncode) for process in several] == [("1\n", 0)] * 3
 
 
 def test_arguments_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -71,15 +71,16 @@ def connect(settings: Settings) -> MlflowClient:
 
     with tracking_errors(settings, "opening the store"):
         _reachable(settings)
-        client = MlflowClient(settings.tracking_uri.get_secret_value(), settings.registry_uri.get_secret_value())
+        uris = settings.tracking_uri.get_secret_value(), settings.registry_uri.get_secret_value()
         if settings.scheme != "sqlite":
-            return client
+            return MlflowClient(*uris)
         from filelock import FileLock
 
         settings.home.mkdir(parents=True, exist_ok=True)
         Path(settings.artifact_root).mkdir(parents=True, exist_ok=True)
         with FileLock(str(Path(settings.artifact_root) / ".mlflow.db.lock"), timeout=60):
-            client.search_experiments(max_results=1)  # the first call creates the tables
+            client = MlflowClient(*uris)  # creates the tables, or the first call does
+            client.search_experiments(max_results=1)
         return client
 
 
