@@ -68,6 +68,11 @@ class ModelConfig(_Section):
         description="Sales of the same weeks a year before enter the decoder and the forecast's first guess; by "
         "default where a quarter of a year of training days have a year before them.",
     )
+    counterparts: bool = Field(
+        True,
+        description="Last year's sales are those of the day that a day is like, so that a feast reads itself; else "
+        "those of 52 weeks before.",
+    )
     trend_periods: tuple[int, ...] | None = Field(
         None,
         description="Periods whose means over the level enter the decoder: where it comes from. By default a quarter "
@@ -185,6 +190,12 @@ class ValidationConfig(_Section):
         ge=0,
         description="How soon forecasts lean on last year's sales of that week: 1/lean periods ahead these weigh half; "
         "0 never; by default what is best on the last periods.",
+    )
+    feasts: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Least weight of last year's sales in forecasts of days close to a feast; 0 for none.",
     )
     own_share: float | None = Field(
         None,

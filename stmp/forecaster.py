@@ -37,7 +37,7 @@ WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
 LEANING = "leaning."
 """Begins the names of what is no weight of the networks among the weights."""
-UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1}
+UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1, "counterparts": False}
 """Settings that earlier models were written without, as they were then."""
 
 RECORDS = 2.0
@@ -262,10 +262,9 @@ class Forecaster:
         closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
-        if self.leaning.rate:
+        if self.leaning:
             then = season(history, rows, episode)
-            guess = then.guess(self.leaning.share)
-            learned = lean(learned, levels.index(0.5), guess, then.seen, episode.horizon, self.leaning.rate)
+            learned = lean(learned, levels.index(0.5), then, episode.horizon, self.leaning)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)
         most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]

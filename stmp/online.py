@@ -240,8 +240,8 @@ class Online:
         model = self.forecaster.config.model
         assert model.skip_periods is not None
         reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
-        if model.last_year or self.forecaster.leaning.rate:
-            reach = max(reach, last_year_reach(self.panel.period_days))
+        years = 2 if self.forecaster.leaning else int(bool(model.last_year))
+        reach = max(reach, last_year_reach(self.panel.period_days, years))
         start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
         # Whole weeks are cut off, because weekdays are told by the index.
         return start - start % 7, int(origin.max(initial=0)) + 1 + horizon

@@ -2,8 +2,9 @@
 
 Easter, Ramadan or a sale of some weekend fall into other weeks each year. A day of such an event is like the same
 weekday of last year's event that lies nearest to it in the event's own count of days, and an ordinary day whose
-counterpart held an event is like the nearest ordinary day of that weekday. Easter counts as an event where the
-dataset's calendar has none: it moves by up to five weeks, and is kept in most markets.
+counterpart held an event is like the nearest ordinary day of that weekday. Close to the event its own count goes before
+the weekday: Christmas Eve is like Christmas Eve. Easter counts as an event where the dataset's calendar has none: it
+moves by up to five weeks, and is kept in most markets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ WEEKS = 52
 """A year of whole weeks."""
 FURTHEST = 6
 """Weeks by which a counterpart may lie before or after that: more than feasts move."""
+NEAR = 2
+"""Days around an event that are like the same day of last year's event, whatever its weekday."""
 BEFORE_EASTER = 6
 """Days before Easter Sunday that are sold into."""
 
@@ -40,12 +43,15 @@ def counterparts(calendar: Calendar) -> np.ndarray:
     periods = event.shape[1]
     best = np.full(event.shape, np.inf)
     lag = np.full(event.shape, year, dtype=np.int64)
-    for shift in sorted(range(-FURTHEST, FURTHEST + 1), key=abs):
-        back = year - shift * week
+    for shift in sorted(range(-FURTHEST * week, FURTHEST * week + 1), key=abs):
+        back = year - shift
         there = np.arange(periods) - back
         at = np.clip(there, 0, None)
         apart = np.abs(offset[:, at] - offset).astype(float)  # both 0 of ordinary days
         apart[(event[:, at] != event) | (there < 0) | (np.arange(periods) < year)] = np.inf
+        if shift % week:  # another weekday comes after the same day of that weekday, and before any other day
+            apart[(event == 0) | (np.abs(offset) * days > NEAR) | (apart > 0)] = np.inf
+            apart += 0.5
         nearer = apart < best
         lag[nearer], best[nearer] = back, apart[nearer]
     return lag

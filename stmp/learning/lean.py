@@ -8,8 +8,12 @@ that of last year's sales does not. Two forecasts whose errors are independent a
 variances (Bates & Granger 1969, "The combination of forecasts", Operational Research Quarterly 20), which gives last
 year the weight ``rate h / (1 + rate h)``. The quantiles move by one distance, on the scale that the network works on,
 towards a guess: what the region sold in the same week a year before, with half of the growth since, for a single week
-says little of a year and growth seldom lasts in full; mixed with how all regions went on from then (`GroupIndex`),
-which is all there is for a region that was not there yet.
+says little of a year and growth seldom lasts in full; where there is a second year, that year's own guess of the next
+one has a share in it. It is mixed with how all regions went on from then (`GroupIndex`), which is all there is for a
+region that was not there yet.
+
+Close to a feast the weight has a least value, which is not measured: validation days seldom hold a feast, and a network
+that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own.
 """
 
 from __future__ import annotations
@@ -22,15 +26,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmp.data.counterpart import periods_of_year
+from stmp.config import ValidationConfig
+from stmp.data.counterpart import NEAR, periods_of_year
 from stmp.data.episodes import Episode
 from stmp.data.features import RARE, History, Rows
 from stmp.data.group_index import GroupIndex
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
-"""A period, from which the best is chosen; the first leans on nothing."""
+"""A period, from which the best is chosen; the first leans on feasts alone."""
 SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
+OLDER = 0.3
+"""Share of the year before last in a region's own guess."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
@@ -49,15 +56,25 @@ class Leaning:
         Of the region's own last year in the guess.
     group : GroupIndex, optional
         Where the rest of the guess comes from.
+    feasts : float
+        Least weight of the guess close to a feast.
+    older : float
+        Share of the year before last in a region's own last year.
     """
 
     rate: float = 0.0
     share: float = 1.0
     group: GroupIndex | None = None
+    feasts: float = 0.0
+    older: float = OLDER
+
+    def __bool__(self) -> bool:
+        """Whether anything is leaned on at all."""
+        return self.rate > 0 or self.feasts > 0
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `from_json` reads: plain data, and tensors."""
-        plain: dict[str, Any] = {"rate": self.rate, "share": self.share}
+        plain: dict[str, Any] = {"rate": self.rate, "share": self.share, "feasts": self.feasts, "older": self.older}
         if self.group is None:
             return plain, {}
         plain |= {"first": str(self.group.first), "period_days": self.group.period_days}
@@ -65,13 +82,13 @@ class Leaning:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any] | float, tensors: dict[str, Tensor]) -> Leaning:
-        """The leaning of these; models from before leaned on a region's own last year alone, by a single number."""
+        """The leaning of these; models from before leaned on less, the first on a region's own last year alone."""
         if not isinstance(plain, dict):
-            return cls(plain)
+            return cls(plain, older=0.0)
         group = None
         if "first" in plain:
             group = GroupIndex(np.datetime64(plain["first"], "D"), plain["period_days"], **tensors)
-        return cls(plain["rate"], plain["share"], group)
+        return cls(plain["rate"], plain["share"], group, plain.get("feasts", 0.0), plain.get("older", 0.0))
 
 
 @dataclass(frozen=True)
@@ -80,26 +97,33 @@ class Season:
 
     Attributes
     ----------
-    own, group : Tensor [B, Q, G]
-        The region's own, with half of the growth since where that is known; and how all regions went.
-    own_seen, group_seen : Tensor bool [B, Q, G]
+    own, older, group : Tensor [B, Q, G]
+        The region's own, with half of the growth since where that is known; what the year before it foretold for it;
+        and how all regions went.
+    own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
+    feast : Tensor bool [B, Q]
+        Whether the day is close to a feast.
     """
 
     own: Tensor
     own_seen: Tensor
+    older: Tensor
+    older_seen: Tensor
     group: Tensor
     group_seen: Tensor
+    feast: Tensor
 
     @property
     def seen(self) -> Tensor:
         """Where there is a guess at all."""
         return self.own_seen | self.group_seen
 
-    def guess(self, share: float) -> Tensor:
-        """The mix of both, or the one that is seen."""
-        share_of = torch.where(self.group_seen, torch.where(self.own_seen, share, 0.0), 1.0)
-        return share_of * self.own + (1 - share_of) * self.group
+    def guess(self, leaning: Leaning) -> Tensor:
+        """The mix of all, or of those that are seen."""
+        own = torch.where(self.older_seen, torch.lerp(self.own, self.older, leaning.older), self.own)
+        share = torch.where(self.group_seen, torch.where(self.own_seen, leaning.share, 0.0), 1.0)
+        return share * own + (1 - share) * self.group
 
 
 def season(history: History, rows: Rows, episode: Episode) -> Season:
@@ -111,41 +135,49 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     steady = rows.selling[batch, episode.origin + 1] >= RARE
     day = episode.target - rows.lag[batch, episode.target]  # [B, Q]
     at = (batch, day.clamp(min=0))
+    before = torch.where(day < 0, day, day - rows.lag[at])
+    before_at = (batch, before.clamp(min=0))
     year_ago = episode.origin + 1 - periods_of_year(history.panel.period_days)
     then = (batch, year_ago.clamp(min=0))
     known, levelled = (day >= 0) & (day <= episode.origin), year_ago >= 0
-    begun, begun_then = day >= episode.start[:, None], year_ago > episode.start[:, None]
-    seen = rows.observed[at] & (known & begun)[..., None] & steady  # [B, Q, G]
+    start = episode.start[:, None]
+    begun_then = year_ago > start
+    seen = rows.observed[at] & (known & (day >= start))[..., None] & steady  # [B, Q, G]
     plain = history.scale(rows.sales[at], rows.level[batch, episode.origin + 1])
     grown = history.scale(rows.sales[at], rows.level[then])
-    own = torch.where(rows.scaled[then] & (levelled & begun_then)[..., None], (plain + grown) / 2, plain)
-    if rows.group is None or rows.group_level is None:
-        return Season(own, seen, torch.zeros_like(own), torch.zeros_like(seen))
-    group = history.scale(rows.group[at], rows.group_level[then])
-    # The index is over the mean of a whole level window, and says nothing of a level from a few days of a season.
-    window = history.level_window
-    days = torch.nn.functional.pad(rows.observed.cumsum(dim=1), (0, 0, 1, 0))  # [B, T + 1, G]
-    now = episode.origin + 1
-    settled = days[batch, now] - days[batch, (now - window).clamp(min=0)] >= SETTLED * window
-    told = group.isfinite() & (known & levelled)[..., None] & steady & settled
-    return Season(own, seen, group.nan_to_num(0.0), told)
+    growing = rows.scaled[then] & (levelled & begun_then)[..., None]
+    own = torch.where(growing, (plain + grown) / 2, plain)
+    older = history.scale(rows.sales[before_at], rows.level[then])
+    older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
+    target = (batch, episode.target)
+    feast = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
+    group, told = torch.zeros_like(own), torch.zeros_like(seen)
+    if rows.group is not None and rows.group_level is not None:
+        group = history.scale(rows.group[at], rows.group_level[then])
+        # The index is over the mean of a whole level window, and says nothing of a level from a few days of a season.
+        window = history.level_window
+        days = torch.nn.functional.pad(rows.observed.cumsum(dim=1), (0, 0, 1, 0))  # [B, T + 1, G]
+        now = episode.origin + 1
+        settled = days[batch, now] - days[batch, (now - window).clamp(min=0)] >= SETTLED * window
+        told = group.isfinite() & (known & levelled)[..., None] & steady & settled
+    return Season(own, seen, older, older_seen, group.nan_to_num(0.0), told, feast)
 
 
-def lean(quantiles: Tensor, middle: int, guess: Tensor, seen: Tensor, lead: Tensor, rate: float) -> Tensor:
-    """Move quantiles towards a guess.
+def lean(quantiles: Tensor, middle: int, then: Season, lead: Tensor, leaning: Leaning) -> Tensor:
+    """Move quantiles towards last year.
 
     Parameters
     ----------
     quantiles : Tensor [B, Q, G, L]
     middle : int
         Position of the median.
-    guess, seen : Tensor [B, Q, G]
-        Of a `Season`.
+    then : Season
     lead : Tensor [B, Q]
         Periods ahead.
+    leaning : Leaning
     """
-    weight = 1.0 - 1.0 / (1.0 + rate * lead)
-    shift = weight[..., None] * torch.where(seen, guess - quantiles[..., middle], 0.0)
+    weight = torch.maximum(1.0 - 1.0 / (1.0 + leaning.rate * lead), leaning.feasts * then.feast)
+    shift = weight[..., None] * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
     return quantiles + shift[..., None]
 
 
@@ -157,10 +189,9 @@ def season_losses(
     observed: Tensor,
     season: Season,
     lead: Tensor,
-    rates: Sequence[float] = RATES,
-    shares: Sequence[float] = SHARES,
+    choices: Sequence[Leaning],
 ) -> Tensor:
-    """Absolute errors of the days that have a last year, in the unit of the data, for some rates and shares.
+    """Absolute errors of the days that have a last year, in the unit of the data, for some ways of leaning.
 
     The median alone is judged: ranges are not calibrated yet, and those of the normal head, of unit variance, are so
     wide that nothing else would count.
@@ -172,25 +203,31 @@ def season_losses(
     level, sales, observed : Tensor [B, Q, G]
     season : Season
     lead : Tensor [B, Q]
-    rates, shares : sequence of float
+    choices : sequence of Leaning
 
     Returns
     -------
-    Tensor float64 [len(rates) * len(shares) + 2]
+    Tensor float64 [len(choices) + 2]
         The errors, then the number of observed days that have a last year, and that of all observed ones.
     """
     told = observed & season.seen
     sums = []
-    for rate in rates:
-        for share in shares:
-            leaned = lean(median[..., None], 0, season.guess(share), season.seen, lead, rate)[..., 0]
-            sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
+    for leaning in choices:
+        leaned = lean(median[..., None], 0, season, lead, leaning)[..., 0]
+        sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 
 
-def choose(sums: Tensor, rates: Sequence[float] = RATES, shares: Sequence[float] = SHARES) -> tuple[float, float]:
-    """Rate and share of the lowest loss, from `season_losses` summed over all workers; the first if too few told."""
+def ways_to_lean(asked: ValidationConfig, group: GroupIndex | None) -> list[Leaning]:
+    """What `choose` is given, first the one that leans least: every rate and share, or what was asked for."""
+    rates = RATES if asked.lean is None else (asked.lean,)
+    shares = SHARES if asked.own_share is None else (asked.own_share,)
+    none = [Leaning(feasts=asked.feasts)] if 0 in rates else []
+    return none + [Leaning(rate, share, group, asked.feasts) for rate in rates if rate for share in shares]
+
+
+def choose(sums: Tensor, choices: Sequence[Leaning]) -> Leaning:
+    """The leaning of the lowest loss, from `season_losses` summed over all workers; the first if too few told."""
     told, observed = float(sums[-2]), float(sums[-1])
     enough = told > 0 and told >= LEAST_SEEN * observed
-    best = int(sums[:-2].argmin()) if enough else 0
-    return rates[best // len(shares)], shares[best % len(shares)]
+    return choices[int(sums[:-2].argmin()) if enough else 0]

@@ -21,7 +21,7 @@ from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
-from stmp.learning.lean import RATES, SHARES, Leaning, Season, choose, lean, season, season_losses
+from stmp.learning.lean import Leaning, Season, choose, lean, season, season_losses, ways_to_lean
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
 from stmp.nets.ensemble import Network
@@ -134,15 +134,13 @@ class Validator:
         """How to lean on last year, and the factors that make the quantiles hold on the validation days."""
         levels, kinds = self.config.model.levels, len(self.day_types)
         asked, middle = self.config.validation, levels.index(0.5)
-        rates = RATES if asked.lean is None else (asked.lean,)
-        shares = SHARES if asked.own_share is None else (asked.own_share,)
+        choices = ways_to_lean(asked, self.group)
         windows = list(self._windows(model, self.first))
-        sums = torch.zeros(len(rates) * len(shares) + 2, dtype=torch.float64)
+        sums = torch.zeros(len(choices) + 2, dtype=torch.float64)
         for w in windows:
             median = w.quantiles[..., middle]
-            sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, rates, shares)
-        rate, share = choose(workers.reduce(sums, "sum"), rates, shares)
-        leaning = Leaning(rate, share, self.group) if rate else Leaning()
+            sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, choices)
+        leaning = choose(workers.reduce(sums, "sum"), choices)
 
         def errors(found: Iterable[_Window]) -> Tensor:
             sums = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
@@ -223,8 +221,7 @@ class _Window:
 
     def leaned(self, leaning: Leaning, middle: int) -> Tensor:
         """The quantiles as they lean on last year."""
-        guess = self.season.guess(leaning.share)
-        return lean(self.quantiles, middle, guess, self.season.seen, self.lead, leaning.rate)
+        return lean(self.quantiles, middle, self.season, self.lead, leaning)
 
 
 def group_of(panel: Panel, until: int, config: Config, workers: Workers) -> GroupIndex | None:

@@ -19,9 +19,9 @@ READINGS = 2 * len(NEIGHBOURS)
 """Numbers a series that `last_year` gives."""
 
 
-def last_year_reach(period_days: int) -> int:
-    """Periods before an origin in which last year's days lie."""
-    return (WEEKS + max(FURTHEST, -min(NEIGHBOURS))) * max(1, 7 // period_days)
+def last_year_reach(period_days: int, years: int = 1) -> int:
+    """Periods before an origin in which the days of some years before lie."""
+    return years * (WEEKS + max(FURTHEST, -min(NEIGHBOURS))) * max(1, 7 // period_days)
 
 
 class FirstGuess(nn.Module):
@@ -55,11 +55,11 @@ class FirstGuess(nn.Module):
         return (weights * candidates[:, None]).sum(dim=-2)
 
 
-def last_year(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, Tensor]:
+def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: bool) -> tuple[Tensor, Tensor]:
     """Sales around the target's day of last year, over today's level, and over the level that the origin had then.
 
     The first says what was sold; the second adds the growth since. A target further than a year from its origin has
-    neither.
+    neither. With `counterparts` the day in the middle is the one that the target is like, else 52 weeks before it.
 
     Returns
     -------
@@ -72,6 +72,9 @@ def last_year(history: History, rows: Rows, episode: Episode) -> tuple[Tensor, T
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
     shift = torch.arange(NEIGHBOURS[0], NEIGHBOURS[-1] + 1, device=batch.device) * week
     day = episode.target[:, :, None] - year + shift  # [B, Q, N]
+    if counterparts:
+        like = episode.target - rows.lag[batch, episode.target]
+        day = torch.where(shift == 0, like[:, :, None], day)
     inside = (day >= episode.start[:, None, None]) & (day <= episode.origin[:, :, None])
     at = (batch[:, :, None], day.clamp(min=0))
     seen = rows.observed[at] & inside[..., None]  # [B, Q, N, G]

@@ -176,7 +176,7 @@ class STMP(nn.Module):
             guesses.insert(0, raw)
             seen.insert(0, torch.ones_like(raw, dtype=torch.bool))
         if self.config.last_year:
-            readings, known = last_year(history, rows, episode)
+            readings, known = last_year(history, rows, episode, counterparts=self.config.counterparts)
             parts += [readings.flatten(-2), known.to(readings.dtype).flatten(-2)]
             guesses.append(readings)
             seen.append(known)

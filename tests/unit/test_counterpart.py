@@ -51,11 +51,18 @@ def test_a_feast_that_moves_is_like_itself_and_leaves_ordinary_days_behind() -> 
     assert like(calendar, "2023-06-17", "2023-07-01") == ["2022-06-18", "2022-07-02"]
 
 
-def test_a_feast_of_a_date_keeps_its_weekday() -> None:
-    """A Sunday before Christmas is like a Sunday before Christmas, not like the Saturday of the same date."""
+def test_a_feast_of_a_date_keeps_its_weekday_but_close_by() -> None:
+    """A Sunday before Christmas is like a Sunday before Christmas; Christmas Eve is like Christmas Eve."""
     calendar = calendar_of("2013-01-01", 730, ("2013-12-25", "Christmas"), ("2014-12-25", "Christmas"), before=17)
-    assert like(calendar, "2014-12-21", "2014-12-25") == ["2013-12-22", "2013-12-26"]
+    assert like(calendar, "2014-12-21", "2014-12-22") == ["2013-12-22", "2013-12-23"]
+    assert like(calendar, "2014-12-23", "2014-12-24", "2014-12-25") == ["2013-12-23", "2013-12-24", "2013-12-25"]
     assert like(calendar, "2014-12-07") == ["2013-12-01"], "not yet Christmas, so not like the first day that is"
+
+
+def test_what_is_held_on_several_days_keeps_its_weekday() -> None:
+    market = [(str(day), "market") for day in np.arange("2022-05-01", "2022-05-20", dtype="datetime64[D]")]
+    calendar = calendar_of("2022-01-01", 800, *market, ("2023-05-09", "market"), before=0, after=0)
+    assert like(calendar, "2023-05-09") == ["2022-05-10"], "Tuesdays"
 
 
 def test_a_feast_that_was_not_held_leaves_the_week_as_it_is() -> None:

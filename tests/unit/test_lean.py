@@ -12,12 +12,25 @@ import pytest
 import torch
 
 import stmp
-from stmp.config import Config
+from stmp.config import Config, ValidationConfig
+from stmp.data.calendar import ANY_EVENT, DayRule
 from stmp.data.episodes import full_episode
+from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.evaluation.leak import assert_no_leak
-from stmp.learning.lean import RATES, SHARES, Leaning, Season, choose, lean, season, season_losses
+from stmp.learning.lean import (
+    OLDER,
+    RATES,
+    SHARES,
+    Leaning,
+    Season,
+    choose,
+    lean,
+    season,
+    season_losses,
+    ways_to_lean,
+)
 from stmp.learning.validation import history_of
 
 pytestmark = pytest.mark.unit
@@ -63,8 +76,9 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     episode = full_episode(panel, 99, 8, 200, torch.zeros(12, 1, config.model.psi_size))
     rows = history.rows(episode.region, episode.start)
     then = season(history, rows, episode)
-    guess = then.guess(0.6)
+    guess = then.guess(Leaning(0.5, 0.6, older=0.0))
     assert bool(then.seen.all()) and not then.group_seen.any(), "no group index is given"
+    assert not then.feast.any()
     for r in range(12):
         for h in range(8):
             sold = panel.sales[r, 100 + h - 52]
@@ -79,14 +93,61 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     assert not season(history, history.rows(none.region, none.start), none).seen.any()
 
 
+def test_the_year_before_last_has_a_share() -> None:
+    """As that year would have foretold the next one: over the level of a year ago."""
+    panel = yearly(weeks=140, growth=1.44)
+    config = Config.from_mapping(TINY).resolve(7, 130)
+    history = history_of(panel, Schema.fit(panel, 130), config)
+    episode = full_episode(panel, 119, 8, 200, torch.zeros(12, 1, config.model.psi_size))
+    rows = history.rows(episode.region, episode.start)
+    then = season(history, rows, episode)
+    assert bool(then.older_seen.all())
+    guess = then.guess(Leaning(0.5))
+    for r in range(12):
+        for h in range(8):
+            last, before = panel.sales[r, 120 + h - 52], panel.sales[r, 120 + h - 104]
+            own = (history.scale(last, rows.level[r, 120]) + history.scale(last, rows.level[r, 68])) / 2
+            older = history.scale(before, rows.level[r, 68])
+            torch.testing.assert_close(guess[r, h], (1 - OLDER) * own + OLDER * older)
+    torch.testing.assert_close(then.guess(Leaning(0.5, older=0.0)), then.own)
+    young = replace(episode, start=torch.full_like(episode.start, 40))
+    assert not season(history, history.rows(young.region, young.start), young).older_seen.any()
+
+
+def of_own(own: torch.Tensor, seen: torch.Tensor, feast: torch.Tensor) -> Season:
+    return Season(own, seen, own, torch.zeros_like(seen), own, torch.zeros_like(seen), feast)
+
+
 def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_year_is_seen() -> None:
     quantiles = torch.tensor([[-1.0, 0.0, 2.0]]).expand(2, 2, 1, 3)
-    guess, seen = torch.full((2, 2, 1), 4.0), torch.tensor([True, False])[:, None, None].expand(2, 2, 1)
-    moved = lean(quantiles, 1, guess, seen, torch.tensor([[1, 3], [1, 3]]), 1 / 3)
+    seen = torch.tensor([True, False])[:, None, None].expand(2, 2, 1)
+    then, lead = of_own(torch.full((2, 2, 1), 4.0), seen, torch.zeros(2, 2).bool()), torch.tensor([[1, 3], [1, 3]])
+    moved = lean(quantiles, 1, then, lead, Leaning(1 / 3))
     assert moved[0, 0, 0].tolist() == [0.0, 1.0, 3.0]
     assert moved[0, 1, 0].tolist() == [1.0, 2.0, 4.0]
     assert (moved[1] == quantiles[1]).all()
-    assert (lean(quantiles, 1, guess, seen, torch.tensor([[1, 3], [1, 3]]), 0.0) == quantiles).all()
+    assert (lean(quantiles, 1, then, lead, Leaning()) == quantiles).all()
+    feast = replace(then, feast=torch.tensor([[True, False], [True, False]]))
+    moved = lean(quantiles, 1, feast, lead, Leaning(feasts=0.5))
+    assert moved[0, 0, 0].tolist() == [1.0, 2.0, 4.0] and (moved[:, 1] == quantiles[:, 1]).all()
+    assert (moved[1] == quantiles[1]).all()
+
+
+def test_days_close_to_a_feast_lean_on_that_feast() -> None:
+    days = pd.date_range("2021-01-01", periods=3 * 364)
+    fairs = pd.DataFrame({"date": ["2021-06-12", "2022-06-25", "2023-06-10"], "event": "fair"})
+    sales = pd.DataFrame({"unique_id": "r", "ds": days, "y": np.arange(3 * 364) % 50 + 20.0})
+    panel = Panel.from_frame(sales, events=fairs, rules=(DayRule("festival", event=ANY_EVENT, before=4, after=1),))
+    config = Config.from_mapping(TINY).resolve(1, 1000)
+    history = history_of(panel, Schema.fit(panel, 1000), config)
+    first, second, third = (panel.index_of(date) for date in fairs["date"])
+    episode = full_episode(panel, third - 10, 14, 2000, torch.zeros(1, 1, config.model.psi_size))
+    rows = history.rows(episode.region, episode.start)
+    then = season(history, rows, episode)
+    assert then.feast[0].tolist() == [False] * 7 + [True] * 4 + [False] * 3, "two days before it to the day after"
+    plain, grown = (history.scale(panel.sales[0, second], rows.level[0, third - 9 - back]) for back in (0, 364))
+    torch.testing.assert_close(then.own[0, 9], (plain + grown) / 2)
+    torch.testing.assert_close(then.older[0, 9], history.scale(panel.sales[0, first], rows.level[0, third - 9 - 364]))
 
 
 def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None:
@@ -101,8 +162,9 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
     own, group = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     own_seen, group_seen = (torch.rand(shape, generator=generator) < 0.6 for _ in range(2))
     lead = torch.tensor([[1, 2, 9]] * 2)
-    then = Season(own, own_seen, group, group_seen)
-    found = season_losses(history, median, level, sales, observed, then, lead)
+    then = replace(of_own(own, own_seen, torch.zeros(2, 3).bool()), group=group, group_seen=group_seen)
+    choices = [Leaning(rate, share) for rate in RATES for share in SHARES]
+    found = season_losses(history, median, level, sales, observed, then, lead, choices)
     expected = []
     for rate in RATES:
         for share in SHARES:
@@ -119,12 +181,20 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
     assert found[:-2].tolist() == pytest.approx(expected, rel=1e-5)
     assert found[-2:].tolist() == [int((observed & (own_seen | group_seen)).sum()), int(observed.sum())]
 
-    losses = torch.arange(len(RATES) * len(SHARES), 0, -1.0, dtype=torch.float64)
-    assert choose(torch.cat([losses, torch.tensor([50.0, 100.0])])) == (RATES[-1], SHARES[-1])
-    assert choose(torch.cat([losses.roll(1), torch.tensor([50.0, 100.0])])) == (RATES[0], SHARES[0])
-    assert choose(torch.cat([losses.roll(-1), torch.tensor([50.0, 100.0])])) == (RATES[-1], SHARES[-2])
-    assert choose(torch.cat([losses, torch.tensor([49.0, 100.0])]))[0] == 0.0, "too few have a last year"
-    assert choose(torch.zeros(len(losses) + 2))[0] == 0.0
+    losses = torch.arange(len(choices), 0, -1.0, dtype=torch.float64)
+    assert choose(torch.cat([losses, torch.tensor([50.0, 100.0])]), choices) == choices[-1]
+    assert choose(torch.cat([losses.roll(-1), torch.tensor([50.0, 100.0])]), choices) == choices[-2]
+    assert choose(torch.cat([losses, torch.tensor([49.0, 100.0])]), choices) == choices[0], "too few have a last year"
+    assert choose(torch.zeros(len(losses) + 2), choices) == choices[0]
+
+
+def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
+    group = GroupIndex(np.datetime64("2022-01-01"), 7, torch.ones(3, 1), torch.ones(4, 1))
+    found = ways_to_lean(ValidationConfig(), group)
+    assert found[0] == Leaning(feasts=0.4), "the least: on a feast's own last year"
+    assert {(one.rate, one.share) for one in found[1:]} == {(rate, share) for rate in RATES[1:] for share in SHARES}
+    assert ways_to_lean(ValidationConfig(lean=0, feasts=0), group) == [Leaning()] and not Leaning()
+    assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.4)]
 
 
 def test_what_repeats_each_year_is_leaned_on_and_forecast_better(model: stmp.Forecaster, panel: Panel) -> None:
@@ -159,7 +229,7 @@ def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, 
         asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
         assert asked.leaning.rate == rate
     alone = stmp.train(panel, Config.from_mapping(TINY, ["validation.own_share=1"]), until=panel.dates[ORIGIN])
-    assert alone.leaning == Leaning(RATES[-1])
+    assert alone.leaning == Leaning(RATES[-1], feasts=0.4)
 
 
 def test_a_model_from_before_leans_on_a_regions_own_last_year(
@@ -170,7 +240,7 @@ def test_a_model_from_before_leans_on_a_regions_own_last_year(
     description = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps(description | {"lean": 0.25}), encoding="utf-8")
     old = stmp.Forecaster.load(tmp_path / "model")
-    assert old.leaning == Leaning(0.25)
+    assert old.leaning == Leaning(0.25, older=0.0)
     before, after = (m.predict(panel, panel.dates[ORIGIN], 8).mean for m in (with_lean(model, 0.25), old))
     np.testing.assert_array_equal(before, after)
 
