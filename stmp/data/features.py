@@ -181,6 +181,12 @@ class History:
         neighbours = 3 * len(self.schema.known_names) + 3 if self.use_known else 0
         return self.calendar_features.shape[-1] + neighbours
 
+    @property
+    def known_columns(self) -> slice:
+        """Which features are the known covariates of the day itself, and whether it is closed; none if not used."""
+        first = self.calendar_features.shape[-1]
+        return slice(first, first + (len(self.schema.known_names) + 1) * self.use_known)
+
     def rows(self, region: Tensor, start: Tensor, end: int | None = None) -> Rows:
         """Slice and scale some regions.
 

@@ -38,6 +38,8 @@ SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
 OLDER = 0.3
 """Share of the year before last in a region's own guess."""
+ALIKE = 0.5
+"""Spreads of a known-future covariate within which two days count as alike."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
@@ -103,7 +105,7 @@ class Season:
     own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
     feast : Tensor bool [B, Q]
-        Whether the day is close to a feast.
+        Whether the day is close to a feast, and all that was known ahead of it is as it was last year.
     """
 
     own: Tensor
@@ -151,6 +153,9 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
     target = (batch, episode.target)
     feast = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
+    ahead = history.known_columns
+    apart = (rows.features[target][..., ahead] - rows.features[at][..., ahead]).abs()
+    feast &= (apart <= ALIKE).all(dim=-1)  # a promotion tells more than the feast does
     group, told = torch.zeros_like(own), torch.zeros_like(seen)
     if rows.group is not None and rows.group_level is not None:
         group = history.scale(rows.group[at], rows.group_level[then])

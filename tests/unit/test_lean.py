@@ -136,15 +136,21 @@ def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_yea
 def test_days_close_to_a_feast_lean_on_that_feast() -> None:
     days = pd.date_range("2021-01-01", periods=3 * 364)
     fairs = pd.DataFrame({"date": ["2021-06-12", "2022-06-25", "2023-06-10"], "event": "fair"})
-    sales = pd.DataFrame({"unique_id": "r", "ds": days, "y": np.arange(3 * 364) % 50 + 20.0})
-    panel = Panel.from_frame(sales, events=fairs, rules=(DayRule("festival", event=ANY_EVENT, before=4, after=1),))
+    sales = pd.DataFrame({"unique_id": "r", "ds": days, "y": np.arange(3 * 364) % 50 + 20.0, "promo": 0.0})
+    sales.loc[::9, "promo"] = 1.0
+    sales.loc[sales["ds"].isin(pd.to_datetime(["2022-06-23", "2022-06-26", "2023-06-11"])), "promo"] = 1.0
+    around = sales["ds"].isin(pd.to_datetime(["2022-06-24", "2022-06-25", "2023-06-08", "2023-06-09", "2023-06-10"]))
+    sales.loc[around, "promo"] = 0.0
+    rules = (DayRule("festival", event=ANY_EVENT, before=4, after=1),)
+    panel = Panel.from_frame(sales, known=["promo"], events=fairs, rules=rules)
     config = Config.from_mapping(TINY).resolve(1, 1000)
     history = history_of(panel, Schema.fit(panel, 1000), config)
     first, second, third = (panel.index_of(date) for date in fairs["date"])
     episode = full_episode(panel, third - 10, 14, 2000, torch.zeros(1, 1, config.model.psi_size))
     rows = history.rows(episode.region, episode.start)
     then = season(history, rows, episode)
-    assert then.feast[0].tolist() == [False] * 7 + [True] * 4 + [False] * 3, "two days before it to the day after"
+    # Two days before it there was a promotion last year, on the day before and the feast none, on the day after both.
+    assert then.feast[0].tolist() == [False] * 8 + [True] * 3 + [False] * 3
     plain, grown = (history.scale(panel.sales[0, second], rows.level[0, third - 9 - back]) for back in (0, 364))
     torch.testing.assert_close(then.own[0, 9], (plain + grown) / 2)
     torch.testing.assert_close(then.older[0, 9], history.scale(panel.sales[0, first], rows.level[0, third - 9 - 364]))
