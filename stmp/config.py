@@ -192,7 +192,7 @@ class ValidationConfig(_Section):
         "0 never; by default what is best on the last periods.",
     )
     feasts: float = Field(
-        0.4,
+        0.35,
         ge=0,
         le=1,
         description="Least weight of last year's sales in forecasts of days close to a feast; 0 for none.",

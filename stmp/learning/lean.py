@@ -31,6 +31,7 @@ from stmp.data.counterpart import NEAR, periods_of_year
 from stmp.data.episodes import Episode
 from stmp.data.features import RARE, History, Rows
 from stmp.data.group_index import GroupIndex
+from stmp.data.weekday import alike, weekday_step
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
 """A period, from which the best is chosen; the first leans on feasts alone."""
@@ -38,8 +39,6 @@ SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
 OLDER = 0.3
 """Share of the year before last in a region's own guess."""
-ALIKE = 0.5
-"""Spreads of a known-future covariate within which two days count as alike."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
@@ -101,7 +100,7 @@ class Season:
     ----------
     own, older, group : Tensor [B, Q, G]
         The region's own, with half of the growth since where that is known; what the year before it foretold for it;
-        and how all regions went.
+        and how all regions went. As the target's weekday would sell it.
     own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
     feast : Tensor bool [B, Q]
@@ -150,15 +149,17 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     growing = rows.scaled[then] & (levelled & begun_then)[..., None]
     own = torch.where(growing, (plain + grown) / 2, plain)
     older = history.scale(rows.sales[before_at], rows.level[then])
+    step = torch.zeros_like(own)
+    if history.other_weekdays:
+        step = weekday_step(history, rows, episode, day)
+        own, older = own + step, older + weekday_step(history, rows, episode, before)
     older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
     target = (batch, episode.target)
     feast = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
-    ahead = history.known_columns
-    apart = (rows.features[target][..., ahead] - rows.features[at][..., ahead]).abs()
-    feast &= (apart <= ALIKE).all(dim=-1)  # a promotion tells more than the feast does
+    feast &= alike(history, rows, target, at)  # a promotion tells more than the feast does
     group, told = torch.zeros_like(own), torch.zeros_like(seen)
     if rows.group is not None and rows.group_level is not None:
-        group = history.scale(rows.group[at], rows.group_level[then])
+        group = history.scale(rows.group[at], rows.group_level[then]) + step
         # The index is over the mean of a whole level window, and says nothing of a level from a few days of a season.
         window = history.level_window
         days = torch.nn.functional.pad(rows.observed.cumsum(dim=1), (0, 0, 1, 0))  # [B, T + 1, G]

@@ -197,10 +197,10 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
 def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
     group = GroupIndex(np.datetime64("2022-01-01"), 7, torch.ones(3, 1), torch.ones(4, 1))
     found = ways_to_lean(ValidationConfig(), group)
-    assert found[0] == Leaning(feasts=0.4), "the least: on a feast's own last year"
+    assert found[0] == Leaning(feasts=0.35), "the least: on a feast's own last year"
     assert {(one.rate, one.share) for one in found[1:]} == {(rate, share) for rate in RATES[1:] for share in SHARES}
     assert ways_to_lean(ValidationConfig(lean=0, feasts=0), group) == [Leaning()] and not Leaning()
-    assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.4)]
+    assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.35)]
 
 
 def test_what_repeats_each_year_is_leaned_on_and_forecast_better(model: stmp.Forecaster, panel: Panel) -> None:
@@ -235,7 +235,7 @@ def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, 
         asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
         assert asked.leaning.rate == rate
     alone = stmp.train(panel, Config.from_mapping(TINY, ["validation.own_share=1"]), until=panel.dates[ORIGIN])
-    assert alone.leaning == Leaning(RATES[-1], feasts=0.4)
+    assert alone.leaning == Leaning(RATES[-1], feasts=0.35)
 
 
 def test_a_model_from_before_leans_on_a_regions_own_last_year(
