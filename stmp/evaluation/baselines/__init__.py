@@ -14,17 +14,18 @@ from stmp.evaluation.baselines.foundation import Chronos2
 from stmp.evaluation.baselines.naive import SameFestivalLastYear, SeasonalNaive
 from stmp.evaluation.baselines.recurrent import BODIES, Recurrent
 from stmp.evaluation.baselines.statistical import ETS, sample_of
+from stmp.evaluation.baselines.tabular import TabPFN
 
 __all__ = [
     "FOUNDATION", "LEVELS", "NAMES", "NEURAL", "Baseline", "Chronos2", "ETS", "LightGBM", "Recurrent",
-    "SameFestivalLastYear", "SeasonalNaive", "make_baselines",
+    "SameFestivalLastYear", "SeasonalNaive", "TabPFN", "make_baselines",
 ]  # fmt: skip
 
 NAMES = ("seasonal_naive", "same_festival_last_year", "ets", "lightgbm")
 """What every backtest is read against."""
 NEURAL = tuple(BODIES)
 """Networks of the paper's time, which take minutes to train."""
-FOUNDATION = ("chronos2",)
+FOUNDATION = ("chronos2", "tabpfn")
 """Networks that were trained elsewhere, whose weights must be fetched."""
 
 LEARNED_FROM = 5000
@@ -80,6 +81,8 @@ def make_baselines(
             made[name] = ETS(sample_of(panel), levels=levels)
         elif name == "chronos2":
             made[name] = Chronos2(levels=levels)
+        elif name == "tabpfn":
+            made[name] = TabPFN(levels=levels)
         else:
             rows = np.arange(len(panel.regions))
             if regions is not None:
