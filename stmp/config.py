@@ -195,7 +195,8 @@ class ValidationConfig(_Section):
         0.35,
         ge=0,
         le=1,
-        description="Least weight of last year's sales in forecasts of days close to a feast; 0 for none.",
+        description="Least weight of last year's sales in forecasts of days close to a feast, where what is known ahead "
+        "is as it was then; 0 for none.",
     )
     own_share: float | None = Field(
         None,

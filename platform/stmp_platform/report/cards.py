@@ -65,11 +65,11 @@ def model_card(model: Any) -> Card:
     if getattr(model, "horizon", None) is not None:
         card.append(("Forecasts", f"up to {model.horizon} periods ahead"))
     leaning = getattr(model, "leaning", None)
-    if leaning is not None and leaning.rate:
-        told = f"which weigh half {1 / leaning.rate:.3g} periods ahead"
-        if leaning.share < 1:
-            told += f"; {1 - leaning.share:.0%} of them those of all regions"
-        card.append(("Leans on last year's sales", told))
+    if leaning:
+        told = [f"which weigh half {1 / leaning.rate:.3g} periods ahead"] if leaning.rate else []
+        told += [f"{1 - leaning.share:.0%} of them those of all regions"] if leaning.share < 1 else []
+        told += [f"{leaning.feasts:.0%} close to feasts"] if leaning.feasts else []
+        card.append(("Leans on last year's sales", "; ".join(told)))
     unread = getattr(getattr(model, "schema", None), "known_unread", ())
     if unread:
         card.append(("Not read, as it began too late to learn from", names(unread)))
