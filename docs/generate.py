@@ -132,8 +132,14 @@ def thresholds() -> str:
 
 
 def ablation() -> str:
-    """Write what models lose without each part, from what `stmp bench ablation` found."""
+    """Write what models lose without each part, from what `stmp bench ablation` found: a table by when it was."""
     found = json.loads(ABLATION.read_text(encoding="utf-8"))
+    times = dict.fromkeys(data["told"] for data in found)
+    return "\n\n".join(f"{told}:\n\n{ablation_rows([d for d in found if d['told'] == told])}" for told in times)
+
+
+def ablation_rows(found: list[dict[str, Any]]) -> str:
+    """One table, with columns for each data set."""
     shown = [
         (data, part, score) for data in found for part, score in (("all", "wape"), ("festival", "wape"), ("all", "wql"))
     ]
