@@ -275,7 +275,7 @@ def test_last_year_against_a_loop() -> None:
     history = history_of(panel, Schema.fit(panel, 120), config)
     episode = full_episode(panel, 119, 8, 200, torch.zeros(3, 1, config.model.psi_size))
     rows = history.rows(episode.region, episode.start)
-    readings, seen = last_year(history, rows, episode)
+    readings, seen = last_year(history, rows, episode, counterparts=False)
     for r in range(3):
         for h in range(8):
             for n, shift in enumerate(NEIGHBOURS):
