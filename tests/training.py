@@ -58,9 +58,9 @@ def small_config(*overrides: str, paper: bool = False) -> Config:
 
 
 @cache
-def small_panel(regions: int = 14, seed: int = 1, series: tuple[str, ...] = ("sales",)) -> Panel:
-    """A synthetic city of a year and a half."""
-    city = generate(regions=regions, years=1.5, seed=seed, series=series)
+def small_panel(regions: int = 14, seed: int = 1, series: tuple[str, ...] = ("sales",), years: float = 1.5) -> Panel:
+    """A synthetic city."""
+    city = generate(regions=regions, years=years, seed=seed, series=series)
     return Panel.from_frame(
         city.sales,
         region="region_id",

@@ -99,6 +99,29 @@ def test_online_forecasts_are_those_of_the_batch(model: tuple[Forecaster, tuple[
     assert_equal(online, panel_until(much_later, series), much_later)
 
 
+def test_feasts_of_two_years_before_are_within_reach() -> None:
+    torch.set_num_threads(1)
+    panel = small_panel(regions=6, years=3.5)
+    trainer = make_trainer(panel, small_config(), until=1100)
+    trainer.train_step()
+    trainer.leaning = Leaning(feasts=0.35)
+    forecaster = Forecaster.from_trainer(
+        trainer, regions=tuple(panel.regions), until=str(panel.dates[1099]), fingerprint="x"
+    )
+    held = np.flatnonzero((panel.calendar.event[0] > 0) & (panel.calendar.offset[0] == 0))
+    origin = int(held[held > 1150][0]) - 5
+    online = Online(forecaster, panel, np.full(6, origin))
+    every = np.arange(6)
+    found = online.predict(every, HORIZON)
+    mean, quantiles = batch(forecaster, panel, origin, every)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.quantiles, quantiles, rtol=1e-4, atol=1e-4)
+    trainer.leaning = Leaning()
+    without = Forecaster.from_trainer(trainer, regions=(), until=str(panel.dates[1099]), fingerprint="x")
+    moved = np.abs(batch(without, panel, origin, every)[0] - mean).max(axis=(0, 2)) > 1e-3
+    assert moved.any() and not moved.all(), "near the feast alone"
+
+
 def test_a_forecast_is_decoded_once(product: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as it was asked for, until its region has new data."""
     origin = np.full(14, ORIGIN)
