@@ -192,11 +192,11 @@ class ValidationConfig(_Section):
         "0 never; by default what is best on the last periods.",
     )
     feasts: float = Field(
-        0.35,
+        0.4,
         ge=0,
         le=1,
         description="Least weight of last year's sales in forecasts of days close to a feast, where what is known ahead "
-        "is as it was then; 0 for none.",
+        "is as it was then; less where ranges are wide; 0 for none.",
     )
     own_share: float | None = Field(
         None,

@@ -13,7 +13,8 @@ one has a share in it. It is mixed with how all regions went on from then (`Grou
 region that was not there yet.
 
 Close to a feast the weight has a least value, which is not measured: validation days seldom hold a feast, and a network
-that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own.
+that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own. A single
+day holds chance too, and the wider the forecast's own range is, the more of it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
 OLDER = 0.3
 """Share of the year before last in a region's own guess."""
+CHANCE = 0.25
+"""Half of a range, on the scale of the network, at which a feast's single day of last year weighs half as much."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
@@ -182,8 +185,10 @@ def lean(quantiles: Tensor, middle: int, then: Season, lead: Tensor, leaning: Le
         Periods ahead.
     leaning : Leaning
     """
-    weight = torch.maximum(1.0 - 1.0 / (1.0 + leaning.rate * lead), leaning.feasts * then.feast)
-    shift = weight[..., None] * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
+    weight = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
+    half = (quantiles[..., -1] - quantiles[..., 0]) / 2
+    feast = leaning.feasts * then.feast[..., None] / (1.0 + (half / CHANCE) ** 2)  # [B, Q, G]
+    shift = torch.maximum(weight, feast) * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
     return quantiles + shift[..., None]
 
 

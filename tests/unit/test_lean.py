@@ -20,6 +20,7 @@ from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.evaluation.leak import assert_no_leak
 from stmp.learning.lean import (
+    CHANCE,
     OLDER,
     RATES,
     SHARES,
@@ -129,8 +130,12 @@ def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_yea
     assert (lean(quantiles, 1, then, lead, Leaning()) == quantiles).all()
     feast = replace(then, feast=torch.tensor([[True, False], [True, False]]))
     moved = lean(quantiles, 1, feast, lead, Leaning(feasts=0.5))
-    assert moved[0, 0, 0].tolist() == [1.0, 2.0, 4.0] and (moved[:, 1] == quantiles[:, 1]).all()
-    assert (moved[1] == quantiles[1]).all()
+    weight = 0.5 / (1 + (1.5 / CHANCE) ** 2)  # ranges are 1.5 to each side
+    torch.testing.assert_close(moved[0, 0, 0], quantiles[0, 0, 0] + weight * 4.0)
+    assert (moved[:, 1] == quantiles[:, 1]).all() and (moved[1] == quantiles[1]).all()
+    narrow = quantiles * CHANCE / 1.5
+    torch.testing.assert_close(lean(narrow, 1, feast, lead, Leaning(feasts=0.5))[0, 0, 0], narrow[0, 0, 0] + 1.0)
+    assert lean(narrow, 1, feast, lead, Leaning(2.0, feasts=0.5))[0, 0, 0, 1] == pytest.approx(8 / 3), "the larger"
 
 
 def test_days_close_to_a_feast_lean_on_that_feast() -> None:
@@ -197,10 +202,10 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
 def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
     group = GroupIndex(np.datetime64("2022-01-01"), 7, torch.ones(3, 1), torch.ones(4, 1))
     found = ways_to_lean(ValidationConfig(), group)
-    assert found[0] == Leaning(feasts=0.35), "the least: on a feast's own last year"
+    assert found[0] == Leaning(feasts=0.4), "the least: on a feast's own last year"
     assert {(one.rate, one.share) for one in found[1:]} == {(rate, share) for rate in RATES[1:] for share in SHARES}
     assert ways_to_lean(ValidationConfig(lean=0, feasts=0), group) == [Leaning()] and not Leaning()
-    assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.35)]
+    assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.4)]
 
 
 def test_what_repeats_each_year_is_leaned_on_and_forecast_better(model: stmp.Forecaster, panel: Panel) -> None:
@@ -235,7 +240,7 @@ def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, 
         asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
         assert asked.leaning.rate == rate
     alone = stmp.train(panel, Config.from_mapping(TINY, ["validation.own_share=1"]), until=panel.dates[ORIGIN])
-    assert alone.leaning == Leaning(RATES[-1], feasts=0.35)
+    assert alone.leaning == Leaning(RATES[-1], feasts=0.4)
 
 
 def test_a_model_from_before_leans_on_a_regions_own_last_year(
