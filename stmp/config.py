@@ -195,8 +195,8 @@ class ValidationConfig(_Section):
         0.4,
         ge=0,
         le=1,
-        description="Least weight of last year's sales in forecasts of days close to a feast, where what is known ahead "
-        "is as it was then; less where ranges are wide; 0 for none.",
+        description="Least weight of last year's sales in forecasts of days close to a feast, where what is known "
+        "ahead is as it was then; less where ranges are wide; 0 for none.",
     )
     own_share: float | None = Field(
         None,
