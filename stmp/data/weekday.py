@@ -48,8 +48,9 @@ def weekday_step(history: History, rows: Rows, episode: Episode, day: Tensor) ->
     batch = torch.arange(len(episode.region), device=day.device)[:, None, None]
     day, week = day.clamp(min=0), 7
     shift = (episode.target - day + week // 2) % week - week // 2  # to the target's weekday, within half a week
-    weeks = torch.arange(-AROUND, AROUND + 1, device=day.device)
-    first = day[:, :, None] + weeks[weeks != 0] * week  # [B, Q, W]
+    weeks = torch.arange(-AROUND, AROUND, device=day.device)
+    weeks = weeks + (weeks >= 0).long()  # all but the day's own
+    first = day[:, :, None] + weeks * week  # [B, Q, W]
     level = rows.level[batch[:, :, 0], day][:, :, None]  # [B, Q, 1, G]
     last = rows.sales.shape[1] - 1
     sides, told = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stmp.learning.meta import MetaTrainer, set_precision
 from tests.training import furthest, make_trainer, small_config, small_panel, weights
@@ -14,10 +15,23 @@ def on_host(trainer: MetaTrainer) -> dict[str, torch.Tensor]:
     return {name: values.cpu() for name, values in weights(trainer).items()}
 
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+SETTINGS = [(), ("train.view_mode=pooled",), ("model.pooling=mean",), ("model.beta_kl=0.1",), ("model.members=2",)]
 
 
-@pytest.mark.parametrize("settings", [(), ("train.view_mode=pooled",), ("model.pooling=mean",), ("model.beta_kl=0.1",)])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_no_shape_of_a_step_hangs_on_what_the_data_hold(settings: tuple[str, ...]) -> None:
+    """A graph could not be captured then. Tensors without values give an error where one would have to be read."""
+    trainer = make_trainer(small_panel(), small_config(*settings))
+    assert trainer.config.model.last_year and trainer.history.other_weekdays, "all that a step reads is there"
+    for step in range(2):  # one of each view
+        plan = trainer.sampler.plan(step)
+        assert plan is not None
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            trainer._learn(plan)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_graph_learns_as_launching_kernel_by_kernel_does(settings: tuple[str, ...]) -> None:
     set_precision("fp32")
     config = small_config(*settings)
