@@ -70,7 +70,7 @@ class ModelConfig(_Section):
     )
     counterparts: bool = Field(
         True,
-        description="Last year's sales are those of the day that a day is like, so that a feast reads itself; else "
+        description="Last year's sales are those of the day that a day is like, so that a festival reads itself; else "
         "those of 52 weeks before.",
     )
     trend_periods: tuple[int, ...] | None = Field(
@@ -191,11 +191,11 @@ class ValidationConfig(_Section):
         description="How soon forecasts lean on last year's sales of that week: 1/lean periods ahead these weigh half; "
         "0 never; by default what is best on the last periods.",
     )
-    feasts: float = Field(
+    lean_festivals: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="Least weight of last year's sales in forecasts of days close to a feast, where what is known "
+        description="Least weight of last year's sales in forecasts of days close to a festival, where what is known "
         "ahead is as it was then; less where ranges are wide; 0 for none.",
     )
     own_share: float | None = Field(

@@ -1,4 +1,4 @@
-"""The day of last year that a day is like: a year of whole weeks before, so that weekdays meet, unless a feast moves.
+"""The day of last year that a day is like: whole weeks before, so that weekdays meet, unless a festival moves.
 
 Easter, Ramadan or a sale of some weekend fall into other weeks each year. A day of such an event is like the same
 weekday of last year's event that lies nearest to it in the event's own count of days, and an ordinary day whose
@@ -19,7 +19,7 @@ from stmp.data.calendar import Calendar, period_days
 WEEKS = 52
 """A year of whole weeks."""
 FURTHEST = 6
-"""Weeks by which a counterpart may lie before or after that: more than feasts move."""
+"""Weeks by which a counterpart may lie before or after that: more than festivals move."""
 NEAR = 2
 """Days around an event that are like the same day of last year's event, whatever its weekday."""
 BEFORE_EASTER = 6

@@ -1,7 +1,7 @@
 """What one weekday sells more than another, told by the weeks around a day.
 
-A feast of a date falls on another weekday each year. What was sold on it last year was sold on that weekday too, and a
-feast that few keep is an ordinary Friday, to be compared with an ordinary Saturday.
+A festival of a date falls on another weekday each year. What was sold on it last year was sold on that weekday too,
+and a festival that few keep is an ordinary Friday, to be compared with an ordinary Saturday.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def weekday_step(history: History, rows: Rows, episode: Episode, day: Tensor) ->
     """What the weekday of each target sells more than that of an earlier day, in the weeks around the latter.
 
     It is the mean over pairs of days of one week, one of each weekday, that are alike in what is known ahead and are
-    not close to a feast.
+    not close to a festival.
 
     Parameters
     ----------

@@ -12,9 +12,9 @@ says little of a year and growth seldom lasts in full; where there is a second y
 one has a share in it. It is mixed with how all regions went on from then (`GroupIndex`), which is all there is for a
 region that was not there yet.
 
-Close to a feast the weight has a least value, which is not measured: validation days seldom hold a feast, and a network
-that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own. A single
-day holds chance too, and the wider the forecast's own range is, the more of it.
+Close to a festival the weight has a least value, which is not measured: validation days seldom hold a festival, and a
+network that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own. A
+single day holds chance too, and the wider the forecast's own range is, the more of it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from stmp.data.group_index import GroupIndex
 from stmp.data.weekday import alike, weekday_step
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
-"""A period, from which the best is chosen; the first leans on feasts alone."""
+"""A period, from which the best is chosen; the first leans on festivals alone."""
 SHARES = (0.6, 1.0)
 """Of a region's own last year in the guess, from which the best is chosen; the rest is that of all regions."""
 OLDER = 0.3
 """Share of the year before last in a region's own guess."""
 CHANCE = 0.25
-"""Half of a range, on the scale of the network, at which a feast's single day of last year weighs half as much."""
+"""Half of a range, on the scale of the network, at which a festival's single day of last year weighs half as much."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
 LEAST_SEEN = 0.5
@@ -60,8 +60,8 @@ class Leaning:
         Of the region's own last year in the guess.
     group : GroupIndex, optional
         Where the rest of the guess comes from.
-    feasts : float
-        Least weight of the guess close to a feast.
+    festivals : float
+        Least weight of the guess close to a festival.
     older : float
         Share of the year before last in a region's own last year.
     """
@@ -69,16 +69,21 @@ class Leaning:
     rate: float = 0.0
     share: float = 1.0
     group: GroupIndex | None = None
-    feasts: float = 0.0
+    festivals: float = 0.0
     older: float = OLDER
 
     def __bool__(self) -> bool:
         """Whether anything is leaned on at all."""
-        return self.rate > 0 or self.feasts > 0
+        return self.rate > 0 or self.festivals > 0
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What `from_json` reads: plain data, and tensors."""
-        plain: dict[str, Any] = {"rate": self.rate, "share": self.share, "feasts": self.feasts, "older": self.older}
+        plain: dict[str, Any] = {
+            "rate": self.rate,
+            "share": self.share,
+            "festivals": self.festivals,
+            "older": self.older,
+        }
         if self.group is None:
             return plain, {}
         plain |= {"first": str(self.group.first), "period_days": self.group.period_days}
@@ -92,7 +97,7 @@ class Leaning:
         group = None
         if "first" in plain:
             group = GroupIndex(np.datetime64(plain["first"], "D"), plain["period_days"], **tensors)
-        return cls(plain["rate"], plain["share"], group, plain.get("feasts", 0.0), plain.get("older", 0.0))
+        return cls(plain["rate"], plain["share"], group, plain.get("festivals", 0.0), plain.get("older", 0.0))
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ class Season:
         and how all regions went. As the target's weekday would sell it.
     own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
-    feast : Tensor bool [B, Q]
-        Whether the day is close to a feast, and all that was known ahead of it is as it was last year.
+    festival : Tensor bool [B, Q]
+        Whether the day is close to a festival, and all that was known ahead of it is as it was last year.
     """
 
     own: Tensor
@@ -116,7 +121,7 @@ class Season:
     older_seen: Tensor
     group: Tensor
     group_seen: Tensor
-    feast: Tensor
+    festival: Tensor
 
     @property
     def seen(self) -> Tensor:
@@ -158,8 +163,8 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
         own, older = own + step, older + weekday_step(history, rows, episode, before)
     older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
     target = (batch, episode.target)
-    feast = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
-    feast &= alike(history, rows, target, at)  # a promotion tells more than the feast does
+    festival = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
+    festival &= alike(history, rows, target, at)  # a promotion tells more than the festival does
     group, told = torch.zeros_like(own), torch.zeros_like(seen)
     if rows.group is not None and rows.group_level is not None:
         group = history.scale(rows.group[at], rows.group_level[then]) + step
@@ -169,7 +174,7 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
         now = episode.origin + 1
         settled = days[batch, now] - days[batch, (now - window).clamp(min=0)] >= SETTLED * window
         told = group.isfinite() & (known & levelled)[..., None] & steady & settled
-    return Season(own, seen, older, older_seen, group.nan_to_num(0.0), told, feast)
+    return Season(own, seen, older, older_seen, group.nan_to_num(0.0), told, festival)
 
 
 def lean(quantiles: Tensor, middle: int, then: Season, lead: Tensor, leaning: Leaning) -> Tensor:
@@ -187,8 +192,8 @@ def lean(quantiles: Tensor, middle: int, then: Season, lead: Tensor, leaning: Le
     """
     weight = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
     half = (quantiles[..., -1] - quantiles[..., 0]) / 2
-    feast = leaning.feasts * then.feast[..., None] / (1.0 + (half / CHANCE) ** 2)  # [B, Q, G]
-    shift = torch.maximum(weight, feast) * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
+    festival = leaning.festivals * then.festival[..., None] / (1.0 + (half / CHANCE) ** 2)  # [B, Q, G]
+    shift = torch.maximum(weight, festival) * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
     return quantiles + shift[..., None]
 
 
@@ -233,8 +238,8 @@ def ways_to_lean(asked: ValidationConfig, group: GroupIndex | None) -> list[Lean
     """What `choose` is given, first the one that leans least: every rate and share, or what was asked for."""
     rates = RATES if asked.lean is None else (asked.lean,)
     shares = SHARES if asked.own_share is None else (asked.own_share,)
-    none = [Leaning(feasts=asked.feasts)] if 0 in rates else []
-    return none + [Leaning(rate, share, group, asked.feasts) for rate in rates if rate for share in shares]
+    none = [Leaning(festivals=asked.lean_festivals)] if 0 in rates else []
+    return none + [Leaning(rate, share, group, asked.lean_festivals) for rate in rates if rate for share in shares]
 
 
 def choose(sums: Tensor, choices: Sequence[Leaning]) -> Leaning:

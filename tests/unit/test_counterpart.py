@@ -42,7 +42,7 @@ def test_a_day_is_like_the_same_weekday_of_the_same_week() -> None:
     assert counterparts(calendar)[0, :364].tolist() == [364] * 364, "those before have none"
 
 
-def test_a_feast_that_moves_is_like_itself_and_leaves_ordinary_days_behind() -> None:
+def test_a_festival_that_moves_is_like_itself_and_leaves_ordinary_days_behind() -> None:
     fairs = (("2022-06-11", "fair"), ("2023-06-24", "fair"))  # Saturdays, 54 weeks apart
     calendar = calendar_of("2022-01-01", 800, *fairs)
     assert like(calendar, "2023-06-23", "2023-06-24", "2023-06-25") == ["2022-06-10", "2022-06-11", "2022-06-12"]
@@ -51,7 +51,7 @@ def test_a_feast_that_moves_is_like_itself_and_leaves_ordinary_days_behind() -> 
     assert like(calendar, "2023-06-17", "2023-07-01") == ["2022-06-18", "2022-07-02"]
 
 
-def test_a_feast_of_a_date_keeps_its_weekday_but_close_by() -> None:
+def test_a_festival_of_a_date_keeps_its_weekday_but_close_by() -> None:
     """A Sunday before Christmas is like a Sunday before Christmas; Christmas Eve is like Christmas Eve."""
     calendar = calendar_of("2013-01-01", 730, ("2013-12-25", "Christmas"), ("2014-12-25", "Christmas"), before=17)
     assert like(calendar, "2014-12-21", "2014-12-22") == ["2013-12-22", "2013-12-23"]
@@ -65,7 +65,7 @@ def test_what_is_held_on_several_days_keeps_its_weekday() -> None:
     assert like(calendar, "2023-05-09") == ["2022-05-10"], "Tuesdays"
 
 
-def test_a_feast_that_was_not_held_leaves_the_week_as_it_is() -> None:
+def test_a_festival_that_was_not_held_leaves_the_week_as_it_is() -> None:
     calendar = calendar_of("2022-01-01", 800, ("2023-06-24", "jubilee"))
     assert like(calendar, "2023-06-24") == ["2022-06-25"]
 
@@ -76,7 +76,7 @@ def test_easter_is_known_without_a_calendar_of_events(named: bool) -> None:
     sundays = (("2022-04-17", "Easter"), ("2023-04-09", "Easter")) if named else ()
     calendar = calendar_of("2022-01-01", 800, *sundays, before=2, after=0)
     assert like(calendar, "2023-04-03", "2023-04-07", "2023-04-09") == ["2022-04-11", "2022-04-15", "2022-04-17"]
-    assert like(calendar, "2023-04-10", "2023-04-16") == ["2022-04-04", "2022-04-10"], "no feast a week earlier"
+    assert like(calendar, "2023-04-10", "2023-04-16") == ["2022-04-04", "2022-04-10"], "no festival a week earlier"
     assert like(calendar, "2023-04-02", "2023-04-01") == ["2022-04-03", "2022-04-02"]
 
 

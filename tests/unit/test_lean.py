@@ -79,7 +79,7 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     then = season(history, rows, episode)
     guess = then.guess(Leaning(0.5, 0.6, older=0.0))
     assert bool(then.seen.all()) and not then.group_seen.any(), "no group index is given"
-    assert not then.feast.any()
+    assert not then.festival.any()
     for r in range(12):
         for h in range(8):
             sold = panel.sales[r, 100 + h - 52]
@@ -115,8 +115,8 @@ def test_the_year_before_last_has_a_share() -> None:
     assert not season(history, history.rows(young.region, young.start), young).older_seen.any()
 
 
-def of_own(own: torch.Tensor, seen: torch.Tensor, feast: torch.Tensor) -> Season:
-    return Season(own, seen, own, torch.zeros_like(seen), own, torch.zeros_like(seen), feast)
+def of_own(own: torch.Tensor, seen: torch.Tensor, festival: torch.Tensor) -> Season:
+    return Season(own, seen, own, torch.zeros_like(seen), own, torch.zeros_like(seen), festival)
 
 
 def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_year_is_seen() -> None:
@@ -128,17 +128,19 @@ def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_yea
     assert moved[0, 1, 0].tolist() == [1.0, 2.0, 4.0]
     assert (moved[1] == quantiles[1]).all()
     assert (lean(quantiles, 1, then, lead, Leaning()) == quantiles).all()
-    feast = replace(then, feast=torch.tensor([[True, False], [True, False]]))
-    moved = lean(quantiles, 1, feast, lead, Leaning(feasts=0.5))
+    festival = replace(then, festival=torch.tensor([[True, False], [True, False]]))
+    moved = lean(quantiles, 1, festival, lead, Leaning(festivals=0.5))
     weight = 0.5 / (1 + (1.5 / CHANCE) ** 2)  # ranges are 1.5 to each side
     torch.testing.assert_close(moved[0, 0, 0], quantiles[0, 0, 0] + weight * 4.0)
     assert (moved[:, 1] == quantiles[:, 1]).all() and (moved[1] == quantiles[1]).all()
     narrow = quantiles * CHANCE / 1.5
-    torch.testing.assert_close(lean(narrow, 1, feast, lead, Leaning(feasts=0.5))[0, 0, 0], narrow[0, 0, 0] + 1.0)
-    assert lean(narrow, 1, feast, lead, Leaning(2.0, feasts=0.5))[0, 0, 0, 1] == pytest.approx(8 / 3), "the larger"
+    torch.testing.assert_close(lean(narrow, 1, festival, lead, Leaning(festivals=0.5))[0, 0, 0], narrow[0, 0, 0] + 1.0)
+    assert lean(narrow, 1, festival, lead, Leaning(2.0, festivals=0.5))[0, 0, 0, 1] == pytest.approx(8 / 3), (
+        "the larger"
+    )
 
 
-def test_days_close_to_a_feast_lean_on_that_feast() -> None:
+def test_days_close_to_a_festival_lean_on_that_festival() -> None:
     days = pd.date_range("2021-01-01", periods=3 * 364)
     fairs = pd.DataFrame({"date": ["2021-06-12", "2022-06-25", "2023-06-10"], "event": "fair"})
     sales = pd.DataFrame({"unique_id": "r", "ds": days, "y": np.arange(3 * 364) % 50 + 20.0, "promo": 0.0})
@@ -154,8 +156,8 @@ def test_days_close_to_a_feast_lean_on_that_feast() -> None:
     episode = full_episode(panel, third - 10, 14, 2000, torch.zeros(1, 1, config.model.psi_size))
     rows = history.rows(episode.region, episode.start)
     then = season(history, rows, episode)
-    # Two days before it there was a promotion last year, on the day before and the feast none, on the day after both.
-    assert then.feast[0].tolist() == [False] * 8 + [True] * 3 + [False] * 3
+    # Two days before there was a promotion last year, on the day before and the festival none, on the day after both.
+    assert then.festival[0].tolist() == [False] * 8 + [True] * 3 + [False] * 3
     plain, grown = (history.scale(panel.sales[0, second], rows.level[0, third - 9 - back]) for back in (0, 364))
     torch.testing.assert_close(then.own[0, 9], (plain + grown) / 2)
     torch.testing.assert_close(then.older[0, 9], history.scale(panel.sales[0, first], rows.level[0, third - 9 - 364]))
@@ -202,9 +204,9 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
 def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
     group = GroupIndex(np.datetime64("2022-01-01"), 7, torch.ones(3, 1), torch.ones(4, 1))
     found = ways_to_lean(ValidationConfig(), group)
-    assert found[0] == Leaning(feasts=0.4), "the least: on a feast's own last year"
+    assert found[0] == Leaning(festivals=0.4), "the least: on a festival's own last year"
     assert {(one.rate, one.share) for one in found[1:]} == {(rate, share) for rate in RATES[1:] for share in SHARES}
-    assert ways_to_lean(ValidationConfig(lean=0, feasts=0), group) == [Leaning()] and not Leaning()
+    assert ways_to_lean(ValidationConfig(lean=0, lean_festivals=0), group) == [Leaning()] and not Leaning()
     assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.4)]
 
 
@@ -240,7 +242,7 @@ def test_it_is_kept_with_the_model_and_can_be_asked_for(model: stmp.Forecaster, 
         asked = stmp.train(panel, Config.from_mapping(TINY, [f"validation.lean={rate}"]), until=panel.dates[ORIGIN])
         assert asked.leaning.rate == rate
     alone = stmp.train(panel, Config.from_mapping(TINY, ["validation.own_share=1"]), until=panel.dates[ORIGIN])
-    assert alone.leaning == Leaning(RATES[-1], feasts=0.4)
+    assert alone.leaning == Leaning(RATES[-1], festivals=0.4)
 
 
 def test_a_model_from_before_leans_on_a_regions_own_last_year(

@@ -99,12 +99,12 @@ def test_online_forecasts_are_those_of_the_batch(model: tuple[Forecaster, tuple[
     assert_equal(online, panel_until(much_later, series), much_later)
 
 
-def test_feasts_of_two_years_before_are_within_reach() -> None:
+def test_festivals_of_two_years_before_are_within_reach() -> None:
     torch.set_num_threads(1)
     panel = small_panel(regions=6, years=3.5)
     trainer = make_trainer(panel, small_config(), until=1100)
     trainer.train_step()
-    trainer.leaning = Leaning(feasts=0.35)
+    trainer.leaning = Leaning(festivals=0.35)
     forecaster = Forecaster.from_trainer(
         trainer, regions=tuple(panel.regions), until=str(panel.dates[1099]), fingerprint="x"
     )
@@ -119,7 +119,7 @@ def test_feasts_of_two_years_before_are_within_reach() -> None:
     trainer.leaning = Leaning()
     without = Forecaster.from_trainer(trainer, regions=(), until=str(panel.dates[1099]), fingerprint="x")
     moved = np.abs(batch(without, panel, origin, every)[0] - mean).max(axis=(0, 2)) > 1e-3
-    assert moved.any() and not moved.all(), "near the feast alone"
+    assert moved.any() and not moved.all(), "near the festival alone"
 
 
 def test_a_forecast_is_decoded_once(product: Forecaster, monkeypatch: pytest.MonkeyPatch) -> None:

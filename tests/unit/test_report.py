@@ -193,7 +193,7 @@ def test_small_words():
     assert model_card(SimpleNamespace(leaning=Leaning(0.125, 0.6))) == [
         ("Leans on last year's sales", "which weigh half 8 periods ahead; 40% of them those of all regions")
     ]
-    assert model_card(SimpleNamespace(leaning=Leaning(feasts=0.35))) == [
-        ("Leans on last year's sales", "35% close to feasts")
+    assert model_card(SimpleNamespace(leaning=Leaning(festivals=0.35))) == [
+        ("Leans on last year's sales", "35% close to festivals")
     ]
     assert model_card(SimpleNamespace(leaning=Leaning())) == []

@@ -1,4 +1,4 @@
-"""What one weekday sells more than another, against plain loops, and what it makes of a feast of a date."""
+"""What one weekday sells more than another, against plain loops, and what it makes of a festival of a date."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ORIGIN = 630
 def shop(sales: np.ndarray, promo: np.ndarray | None = None, shut: np.ndarray | None = None) -> Panel:
     columns = {"unique_id": "r", "ds": DAYS, "y": sales, "promo": np.zeros(len(DAYS)) if promo is None else promo}
     columns["shut"] = (np.zeros(len(DAYS)) if shut is None else shut).astype(int)
-    events = pd.DataFrame({"date": FEASTS, "event": "feast"})
+    events = pd.DataFrame({"date": FEASTS, "event": "festival"})
     rules = (DayRule("festival", event=ANY_EVENT, before=3, after=3),)
     return Panel.from_frame(pd.DataFrame(columns), known=["promo"], closed="shut", events=events, rules=rules)
 
@@ -64,7 +64,7 @@ def test_it_is_the_mean_over_pairs_of_the_weeks_around_against_a_loop() -> None:
         assert float(found[q]) == pytest.approx(np.mean(pairs) if pairs else 0.0, abs=1e-5)
 
 
-def test_a_feast_that_nobody_keeps_is_read_as_the_ordinary_day_that_it_is() -> None:
+def test_a_festival_that_nobody_keeps_is_read_as_the_ordinary_day_that_it_is() -> None:
     weekday = np.array([100.0, 90, 80, 70, 140, 200, 10])
     panel = shop(weekday[DAYS.weekday])
     history, episode = asked(panel)
@@ -78,7 +78,7 @@ def test_a_feast_that_nobody_keeps_is_read_as_the_ordinary_day_that_it_is() -> N
     torch.testing.assert_close(plain[:, at, 1], expected, atol=0.02, rtol=0.0)
 
 
-def test_a_feast_that_is_kept_is_read_on_its_date() -> None:
+def test_a_festival_that_is_kept_is_read_on_its_date() -> None:
     sales = np.full(len(DAYS), 100.0)
     sales[[panel_day for panel_day, date in enumerate(DAYS) if str(date.date()) in FEASTS]] = 500.0
     panel = shop(sales)

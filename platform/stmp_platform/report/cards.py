@@ -68,7 +68,7 @@ def model_card(model: Any) -> Card:
     if leaning:
         told = [f"which weigh half {1 / leaning.rate:.3g} periods ahead"] if leaning.rate else []
         told += [f"{1 - leaning.share:.0%} of them those of all regions"] if leaning.share < 1 else []
-        told += [f"{leaning.feasts:.0%} close to feasts"] if leaning.feasts else []
+        told += [f"{leaning.festivals:.0%} close to festivals"] if leaning.festivals else []
         card.append(("Leans on last year's sales", "; ".join(told)))
     unread = getattr(getattr(model, "schema", None), "known_unread", ())
     if unread:
