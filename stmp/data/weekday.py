@@ -1,7 +1,8 @@
 """What one weekday sells more than another, told by the weeks around a day.
 
-A festival of a date falls on another weekday each year. What was sold on it last year was sold on that weekday too,
-and a festival that few keep is an ordinary Friday, to be compared with an ordinary Saturday.
+A festival of a date falls on another weekday each year, and last year's sales of it were that weekday's too. A festival
+that few keep is an ordinary Friday, to be compared with an ordinary Saturday; one that all keep is its date whatever
+the weekday. Which it is nobody knows, and half of the difference is taken for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from stmp.data.counterpart import NEAR
 from stmp.data.episodes import Episode
 from stmp.data.features import History, Rows
 
+SHARE = 0.5
+"""Of the difference between two weekdays that a festival has."""
 AROUND = 4
 """Weeks before and after the day that are read."""
 ALIKE = 0.5
@@ -27,10 +30,10 @@ def alike(history: History, rows: Rows, one: tuple[Tensor, Tensor], other: tuple
 
 
 def weekday_step(history: History, rows: Rows, episode: Episode, day: Tensor) -> Tensor:
-    """What the weekday of each target sells more than that of an earlier day, in the weeks around the latter.
+    """Half of what the weekday of each target sells more than that of an earlier day, in the weeks around the latter.
 
-    It is the mean over pairs of days of one week, one of each weekday, that are alike in what is known ahead and are
-    not close to a festival.
+    It is measured by pairs of days of one week, one of each weekday, that are alike in what is known ahead and are not
+    close to a festival.
 
     Parameters
     ----------
@@ -62,4 +65,4 @@ def weekday_step(history: History, rows: Rows, episode: Episode, day: Tensor) ->
         told.append(rows.observed[at] & (inside & ordinary)[..., None])
     same = alike(history, rows, (batch, first.clamp(0, last)), (batch, (first + shift[:, :, None]).clamp(0, last)))
     pairs = told[0] & told[1] & (same & (shift != 0)[:, :, None])[..., None]  # [B, Q, W, G]
-    return ((sides[1] - sides[0]) * pairs).sum(dim=2) / pairs.sum(dim=2).clamp(min=1)
+    return SHARE * ((sides[1] - sides[0]) * pairs).sum(dim=2) / pairs.sum(dim=2).clamp(min=1)

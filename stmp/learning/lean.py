@@ -108,7 +108,7 @@ class Season:
     ----------
     own, older, group : Tensor [B, Q, G]
         The region's own, with half of the growth since where that is known; what the year before it foretold for it;
-        and how all regions went. As the target's weekday would sell it.
+        and how all regions went. With a step to the target's weekday.
     own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
         Never of a rare series, of which a single day of last year says nothing.
     festival : Tensor bool [B, Q]

@@ -60,8 +60,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
     """Sales around the target's day of last year, over today's level, and over the level that the origin had then.
 
     The first says what was sold; the second adds the growth since. A target further than a year from its origin has
-    neither. With `counterparts` the day in the middle is the one that the target is like, as the target's weekday would
-    sell it, else that of 52 weeks before.
+    neither. With `counterparts` the day in the middle is the one that the target is like, with a step to the
+    target's weekday, else that of 52 weeks before.
 
     Returns
     -------
