@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stmp.data.counterpart import FURTHEST, WEEKS, periods_of_year
 from stmp.data.episodes import Episode
 from stmp.data.features import History, Rows
-from stmp.data.weekday import AROUND, weekday_step
+from stmp.data.weekday import AROUND
 
 NEIGHBOURS = (-1, 0, 1)
 """Weeks around last year's that are read, one after another: festivals and pay days move."""
@@ -60,8 +60,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
     """Sales around the target's day of last year, over today's level, and over the level that the origin had then.
 
     The first says what was sold; the second adds the growth since. A target further than a year from its origin has
-    neither. With `counterparts` the day in the middle is the one that the target is like, with a step to the
-    target's weekday, else that of 52 weeks before.
+    neither. With `counterparts` the day in the middle is the one that the target is like, else 52 weeks
+    before it.
 
     Returns
     -------
@@ -74,8 +74,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
     batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
     shift = torch.arange(NEIGHBOURS[0], NEIGHBOURS[-1] + 1, device=batch.device) * week
     day = episode.target[:, :, None] - year + shift  # [B, Q, N]
-    like = episode.target - rows.lag[batch, episode.target]
     if counterparts:
+        like = episode.target - rows.lag[batch, episode.target]
         day = torch.where(shift == 0, like[:, :, None], day)
     inside = (day >= episode.start[:, None, None]) & (day <= episode.origin[:, :, None])
     at = (batch[:, :, None], day.clamp(min=0))
@@ -84,8 +84,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
     levelled = rows.scaled[then] & (episode.origin - year >= episode.start[:, None])[..., None]  # [B, Q, G]
     grown = seen & levelled[:, :, None]
     now_level = rows.level[batch, episode.origin + 1]
-    plain, growing = (history.scale(rows.sales[at], level[:, :, None]) for level in (now_level, rows.level[then]))
-    if counterparts and history.other_weekdays:
-        step = weekday_step(history, rows, episode, like)[:, :, None] * (shift == 0)[:, None]
-        plain, growing = plain + step, growing + step
-    return torch.cat([plain * seen, growing * grown], dim=2), torch.cat([seen, grown], dim=2)
+    readings = [
+        history.scale(rows.sales[at], now_level[:, :, None]) * seen,
+        history.scale(rows.sales[at], rows.level[then][:, :, None]) * grown,
+    ]
+    return torch.cat(readings, dim=2), torch.cat([seen, grown], dim=2)
