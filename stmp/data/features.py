@@ -159,9 +159,7 @@ class History:
         self.event = torch.as_tensor(panel.calendar.event, dtype=torch.int64, device=device)
         self.offset = torch.as_tensor(panel.calendar.offset, dtype=torch.int64, device=device)
         numbers = {name: number for number, name in enumerate(schema.events)}
-        lag = counterparts(panel.calendar)
-        self.lag = torch.as_tensor(lag, device=device)
-        self.other_weekdays = panel.period_days == 1 and bool((lag % 7).any())
+        self.lag = torch.as_tensor(counterparts(panel.calendar), device=device)
         self.event_number = torch.tensor([numbers.get(name, 0) for name in panel.calendar.events], device=device)
         self.use_known = use_known
         static = signed_log(panel.static)

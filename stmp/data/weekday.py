@@ -48,9 +48,11 @@ def weekday_step(history: History, rows: Rows, episode: Episode, day: Tensor) ->
     Tensor [B, Q, G]
         Transformed sales; 0 where the weekday is the same, or where there is no such pair.
     """
-    batch = torch.arange(len(episode.region), device=day.device)[:, None, None]
-    day, week = day.clamp(min=0), 7
+    day, week = day.clamp(min=0), max(1, 7 // history.panel.period_days)
     shift = (episode.target - day + week // 2) % week - week // 2  # to the target's weekday, within half a week
+    if not shift.any():
+        return rows.sales.new_zeros(*day.shape, rows.sales.shape[-1])
+    batch = torch.arange(len(episode.region), device=day.device)[:, None, None]
     weeks = torch.arange(-AROUND, AROUND, device=day.device)
     weeks = weeks + (weeks >= 0).long()  # all but the day's own
     first = day[:, :, None] + weeks * week  # [B, Q, W]

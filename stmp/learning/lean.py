@@ -155,12 +155,9 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     plain = history.scale(rows.sales[at], rows.level[batch, episode.origin + 1])
     grown = history.scale(rows.sales[at], rows.level[then])
     growing = rows.scaled[then] & (levelled & begun_then)[..., None]
-    own = torch.where(growing, (plain + grown) / 2, plain)
-    older = history.scale(rows.sales[before_at], rows.level[then])
-    step = torch.zeros_like(own)
-    if history.other_weekdays:
-        step = weekday_step(history, rows, episode, day)
-        own, older = own + step, older + weekday_step(history, rows, episode, before)
+    step = weekday_step(history, rows, episode, day)
+    own = torch.where(growing, (plain + grown) / 2, plain) + step
+    older = history.scale(rows.sales[before_at], rows.level[then]) + weekday_step(history, rows, episode, before)
     older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
     target = (batch, episode.target)
     festival = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)

@@ -14,7 +14,8 @@ import torch
 import stmp
 from stmp.config import Config, ValidationConfig
 from stmp.data.calendar import ANY_EVENT, DayRule
-from stmp.data.episodes import full_episode
+from stmp.data.episodes import Episode, full_episode
+from stmp.data.features import History, Rows
 from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
@@ -70,12 +71,17 @@ def with_lean(model: stmp.Forecaster, rate: float) -> stmp.Forecaster:
     )
 
 
+def asked(panel: Panel, until: int, origin: int, horizon: int = 8) -> tuple[History, Episode, Rows]:
+    """What a season is made of, for forecasts of all regions from an origin."""
+    config = Config.from_mapping(TINY).resolve(panel.period_days, until)
+    history = history_of(panel, Schema.fit(panel, until), config)
+    episode = full_episode(panel, origin, horizon, 2000, torch.zeros(panel.shape[0], 1, config.model.psi_size))
+    return history, episode, history.rows(episode.region, episode.start)
+
+
 def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
     panel = yearly(weeks=120, growth=1.44)
-    config = Config.from_mapping(TINY).resolve(7, 110)
-    history = history_of(panel, Schema.fit(panel, 110), config)
-    episode = full_episode(panel, 99, 8, 200, torch.zeros(12, 1, config.model.psi_size))
-    rows = history.rows(episode.region, episode.start)
+    history, episode, rows = asked(panel, until=110, origin=99)
     then = season(history, rows, episode)
     guess = then.guess(Leaning(0.5, 0.6, older=0.0))
     assert bool(then.seen.all()) and not then.group_seen.any(), "no group index is given"
@@ -87,8 +93,8 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
             torch.testing.assert_close(guess[r, h], (plain + grown) / 2)
     sparse = panel.sales.clone()
     sparse[0, np.arange(120) % 3 > 0] = 0.0
-    rare = history_of(replace(panel, sales=sparse), Schema.fit(panel, 110), config)
-    seen = season(rare, rare.rows(episode.region, episode.start), episode).seen
+    rare, _, rare_rows = asked(replace(panel, sales=sparse), until=110, origin=99)
+    seen = season(rare, rare_rows, episode).seen
     assert not seen[0].any() and bool(seen[1:].all()), "a single day of a rare series says nothing"
     none = replace(episode, start=torch.full_like(episode.start, 90))
     assert not season(history, history.rows(none.region, none.start), none).seen.any()
@@ -97,10 +103,7 @@ def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
 def test_the_year_before_last_has_a_share() -> None:
     """As that year would have foretold the next one: over the level of a year ago."""
     panel = yearly(weeks=140, growth=1.44)
-    config = Config.from_mapping(TINY).resolve(7, 130)
-    history = history_of(panel, Schema.fit(panel, 130), config)
-    episode = full_episode(panel, 119, 8, 200, torch.zeros(12, 1, config.model.psi_size))
-    rows = history.rows(episode.region, episode.start)
+    history, episode, rows = asked(panel, until=130, origin=119)
     then = season(history, rows, episode)
     assert bool(then.older_seen.all())
     guess = then.guess(Leaning(0.5))
@@ -150,11 +153,8 @@ def test_days_close_to_a_festival_lean_on_that_festival() -> None:
     sales.loc[around, "promo"] = 0.0
     rules = (DayRule("festival", event=ANY_EVENT, before=4, after=1),)
     panel = Panel.from_frame(sales, known=["promo"], events=fairs, rules=rules)
-    config = Config.from_mapping(TINY).resolve(1, 1000)
-    history = history_of(panel, Schema.fit(panel, 1000), config)
     first, second, third = (panel.index_of(date) for date in fairs["date"])
-    episode = full_episode(panel, third - 10, 14, 2000, torch.zeros(1, 1, config.model.psi_size))
-    rows = history.rows(episode.region, episode.start)
+    history, episode, rows = asked(panel, until=1000, origin=third - 10, horizon=14)
     then = season(history, rows, episode)
     # Two days before there was a promotion last year, on the day before and the festival none, on the day after both.
     assert then.festival[0].tolist() == [False] * 8 + [True] * 3 + [False] * 3
