@@ -264,7 +264,7 @@ class Forecaster:
         learned = self.model.head.quantiles(prediction.values, levels)
         if self.leaning:
             then = season(history, rows, episode)
-            learned = lean(learned, levels.index(0.5), then, episode.horizon, self.leaning)
+            learned = lean(learned, levels, then, episode.horizon, self.leaning)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)
         most = RECORDS * rows.record[origin][..., None]  # [N, H, G, 1]

@@ -31,7 +31,7 @@ stretches of five data sets, ranges had to be wider by this much (the median; be
 
 FESTIVALS = 1.1
 """And festivals by this much more, on the mean of the same stretches: each is learned from one or two of its kind, and
-few of them fall into validation."""
+few of them fall into validation. Where they lean on last year's, how far off that is tells more."""
 
 TINY = 1e-6
 
@@ -52,9 +52,12 @@ class Conformal:
         """Leave the quantiles as they are."""
         return cls(((1.0,) * levels,) * day_types)
 
-    def for_later(self, day_types: Sequence[str]) -> Conformal:
-        """Wider, for the days to come and for festivals among them; the median's factor moves nothing."""
-        by = [LATER * (FESTIVALS if name == "festival" else 1.0) for name in day_types]
+    def for_later(self, day_types: Sequence[str], leaning: bool = False) -> Conformal:
+        """Wider, for the days to come and for festivals among them, unless these lean on last year's.
+
+        The median's factor moves nothing.
+        """
+        by = [LATER * (FESTIVALS if name == "festival" and not leaning else 1.0) for name in day_types]
         return Conformal(tuple(tuple(f * b for f in row) for row, b in zip(self.factors, by, strict=True)))
 
     def apply(self, quantiles: Tensor, day_type: Tensor, middle: int) -> Tensor:

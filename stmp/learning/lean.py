@@ -15,12 +15,16 @@ region that was not there yet.
 Close to a festival the weight has a least value, which is not measured: validation days seldom hold a festival, and a
 network that has seen each of them once or a few times, among hundreds of other days, knows little of what is its own. A
 single day holds chance too, and the wider the forecast's own range is, the more of it.
+
+Where both disagree, less is known than either says: ranges have the variance of the mix of both (the linear pool, Stone
+1961, "The opinion pool", Annals of Mathematical Statistics 32), of which their distance is a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,7 @@ CHANCE = 0.25
 """Half of a range, on the scale of the network, at which a festival's single day of last year weighs half as much."""
 SETTLED = 0.5
 """Share of its level window that a region must have been observed in, to go on as all regions did."""
+TINY = 1e-6
 LEAST_SEEN = 0.5
 """Share of the validation days that must have a last year: few of them are few kinds of days."""
 
@@ -174,24 +179,30 @@ def season(history: History, rows: Rows, episode: Episode) -> Season:
     return Season(own, seen, older, older_seen, group.nan_to_num(0.0), told, festival)
 
 
-def lean(quantiles: Tensor, middle: int, then: Season, lead: Tensor, leaning: Leaning) -> Tensor:
-    """Move quantiles towards last year.
+def lean(quantiles: Tensor, levels: Sequence[float], then: Season, lead: Tensor, leaning: Leaning) -> Tensor:
+    """Move quantiles towards last year, and apart by as much as it is elsewhere.
 
     Parameters
     ----------
     quantiles : Tensor [B, Q, G, L]
-    middle : int
-        Position of the median.
+    levels : sequence of L floats
+        The median among them.
     then : Season
     lead : Tensor [B, Q]
         Periods ahead.
     leaning : Leaning
     """
-    weight = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
-    half = (quantiles[..., -1] - quantiles[..., 0]) / 2
-    festival = leaning.festivals * then.festival[..., None] / (1.0 + (half / CHANCE) ** 2)  # [B, Q, G]
-    shift = torch.maximum(weight, festival) * torch.where(then.seen, then.guess(leaning) - quantiles[..., middle], 0.0)
-    return quantiles + shift[..., None]
+    middle = levels.index(0.5)
+    median = quantiles[..., middle, None]
+    half = (quantiles[..., -1] - quantiles[..., 0]) / 2  # [B, Q, G]
+    measured = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
+    festival = leaning.festivals * then.festival[..., None] / (1.0 + (half / CHANCE) ** 2)
+    weight = torch.maximum(measured, festival)
+    distance = torch.where(then.seen, then.guess(leaning) - median[..., 0], 0.0)
+    deviations = (NormalDist().inv_cdf(levels[-1]) - NormalDist().inv_cdf(levels[0])) / 2  # of half a range
+    pooled = (half**2 + deviations**2 * weight * (1 - weight) * distance**2).sqrt()
+    wider = pooled / half.clamp(min=TINY)
+    return median + (weight * distance)[..., None] + wider[..., None] * (quantiles - median)
 
 
 def season_losses(
@@ -226,7 +237,7 @@ def season_losses(
     told = observed & season.seen
     sums = []
     for leaning in choices:
-        leaned = lean(median[..., None], 0, season, lead, leaning)[..., 0]
+        leaned = lean(median[..., None], (0.5,), season, lead, leaning)[..., 0]
         sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
     return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
 

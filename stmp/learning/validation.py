@@ -145,21 +145,22 @@ class Validator:
         def errors(found: Iterable[_Window]) -> Tensor:
             sums = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
             for w in found:
-                sums += shock_sums(w.leaned(leaning, middle), w.truth, w.observed, middle)
+                sums += shock_sums(w.leaned(leaning, levels), w.truth, w.observed, middle)
             return workers.reduce(sums, "sum")
 
         usual = [errors(self._windows(model, first)) for first in self._earlier()]
         excess = excess_shocks(errors(windows), torch.cat(usual)) if usual else torch.zeros(self.last - self.first)
         counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
         for w in windows:
-            quantiles = w.leaned(leaning, middle)
+            quantiles = w.leaned(leaning, levels)
             truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
             counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
         counts = workers.reduce(counts, "sum")
         conformal = fit_conformal(counts, levels, self.config.model.head)
         if leaning.group is not None:
             leaning = replace(leaning, group=leaning.group.last(KEPT_YEARS * self.year))
-        return leaning, conformal.for_later(self.day_types) if counts.any() else conformal
+        later = conformal.for_later(self.day_types, leaning.festivals > 0)
+        return leaning, later if counts.any() else conformal
 
     def _earlier(self) -> list[int]:
         """First periods of some windows of the year before validation, as long as it, apart from each other."""
@@ -219,9 +220,9 @@ class _Window:
         """Transformed sales."""
         return self.history.scale(self.sales, self.level)
 
-    def leaned(self, leaning: Leaning, middle: int) -> Tensor:
+    def leaned(self, leaning: Leaning, levels: Sequence[float]) -> Tensor:
         """The quantiles as they lean on last year."""
-        return lean(self.quantiles, middle, self.season, self.lead, leaning)
+        return lean(self.quantiles, levels, self.season, self.lead, leaning)
 
 
 def group_of(panel: Panel, until: int, config: Config, workers: Workers) -> GroupIndex | None:

@@ -100,3 +100,5 @@ def test_festivals_to_come_get_wider_ranges_than_other_days() -> None:
     ordinary, festival = as_counted.for_later(("ordinary", "festival")).factors
     assert all(later > before for later, before in zip(ordinary, as_counted.factors[0], strict=True))
     assert all(wide > usual for wide, usual in zip(festival, ordinary, strict=True))
+    ordinary, festival = as_counted.for_later(("ordinary", "festival"), leaning=True).factors
+    assert festival == ordinary, "ranges of festivals that lean on last year's tell of themselves"

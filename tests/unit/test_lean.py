@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -122,25 +123,45 @@ def of_own(own: torch.Tensor, seen: torch.Tensor, festival: torch.Tensor) -> Sea
     return Season(own, seen, own, torch.zeros_like(seen), own, torch.zeros_like(seen), festival)
 
 
-def test_quantiles_move_together_further_ahead_by_more_and_only_where_a_last_year_is_seen() -> None:
+LEVELS = (0.1, 0.5, 0.9)
+
+
+def test_the_median_moves_further_ahead_by_more_and_only_where_a_last_year_is_seen() -> None:
     quantiles = torch.tensor([[-1.0, 0.0, 2.0]]).expand(2, 2, 1, 3)
     seen = torch.tensor([True, False])[:, None, None].expand(2, 2, 1)
     then, lead = of_own(torch.full((2, 2, 1), 4.0), seen, torch.zeros(2, 2).bool()), torch.tensor([[1, 3], [1, 3]])
-    moved = lean(quantiles, 1, then, lead, Leaning(1 / 3))
-    assert moved[0, 0, 0].tolist() == [0.0, 1.0, 3.0]
-    assert moved[0, 1, 0].tolist() == [1.0, 2.0, 4.0]
-    assert (moved[1] == quantiles[1]).all()
-    assert (lean(quantiles, 1, then, lead, Leaning()) == quantiles).all()
+    moved = lean(quantiles, LEVELS, then, lead, Leaning(1 / 3))
+    assert moved[0, :, 0, 1].tolist() == [1.0, 2.0]
+    torch.testing.assert_close(moved[1], quantiles[1])
+    torch.testing.assert_close(lean(quantiles, LEVELS, then, lead, Leaning()), quantiles)
     festival = replace(then, festival=torch.tensor([[True, False], [True, False]]))
-    moved = lean(quantiles, 1, festival, lead, Leaning(festivals=0.5))
+    moved = lean(quantiles, LEVELS, festival, lead, Leaning(festivals=0.5))
     weight = 0.5 / (1 + (1.5 / CHANCE) ** 2)  # ranges are 1.5 to each side
-    torch.testing.assert_close(moved[0, 0, 0], quantiles[0, 0, 0] + weight * 4.0)
-    assert (moved[:, 1] == quantiles[:, 1]).all() and (moved[1] == quantiles[1]).all()
+    assert moved[0, 0, 0, 1] == pytest.approx(weight * 4.0)
+    torch.testing.assert_close(moved[:, 1], quantiles[:, 1])
+    torch.testing.assert_close(moved[1], quantiles[1])
     narrow = quantiles * CHANCE / 1.5
-    torch.testing.assert_close(lean(narrow, 1, festival, lead, Leaning(festivals=0.5))[0, 0, 0], narrow[0, 0, 0] + 1.0)
-    assert lean(narrow, 1, festival, lead, Leaning(2.0, festivals=0.5))[0, 0, 0, 1] == pytest.approx(8 / 3), (
+    assert lean(narrow, LEVELS, festival, lead, Leaning(festivals=0.5))[0, 0, 0, 1] == pytest.approx(1.0)
+    assert lean(narrow, LEVELS, festival, lead, Leaning(2.0, festivals=0.5))[0, 0, 0, 1] == pytest.approx(8 / 3), (
         "the larger"
     )
+
+
+def test_ranges_have_the_variance_of_the_mix_of_both() -> None:
+    """Against draws of the mix: from either of two normal distributions, some way from each other."""
+    normal, levels, distance = NormalDist(0.0, 0.5), (0.05, 0.5, 0.95), 0.8
+    quantiles = torch.tensor([normal.inv_cdf(level) for level in levels]).view(1, 1, 1, 3)
+    then = of_own(torch.full((1, 1, 1), distance), torch.ones(1, 1, 1).bool(), torch.zeros(1, 1).bool())
+    low, middle, high = lean(quantiles, levels, then, torch.tensor([[1]]), Leaning(0.25))[0, 0, 0].tolist()  # a fifth
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0.0, 0.5, 400_000) + distance * (rng.random(400_000) < 0.2)
+    assert middle == pytest.approx(drawn.mean(), abs=0.005)
+    assert (high - low) / 2 / NormalDist().inv_cdf(0.95) == pytest.approx(drawn.std(), rel=0.005)
+    skewed = quantiles * torch.tensor([1.0, 1.0, 2.0])
+    low, middle, high = lean(skewed, levels, then, torch.tensor([[1]]), Leaning(0.25))[0, 0, 0].tolist()
+    assert (high - middle) / (middle - low) == pytest.approx(2.0), "the shape stays"
+    flat = lean(torch.zeros(1, 1, 1, 3), levels, then, torch.tensor([[1]]), Leaning(0.25))
+    assert flat[0, 0, 0].tolist() == pytest.approx([0.16] * 3), "no range to widen"
 
 
 def test_days_close_to_a_festival_lean_on_that_festival() -> None:
