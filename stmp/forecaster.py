@@ -246,7 +246,7 @@ class Forecaster:
         history = history_of(panel, self.schema, self.config, self.leaning.group)
         noise = self.noise(panel.shape[0])
         episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
-        rows = history.rows(episode.region, episode.start)
+        rows = history.rows(episode.region, episode.start, episode.end)
         return self.in_units(history, episode, rows, self.model(history, episode, rows))
 
     def noise(self, rows: int) -> Tensor:

@@ -294,7 +294,7 @@ class Online:
             self.history = self._history(part)
             supports = self.forecaster.config.train.supports_forecast
             episode = full_episode(part, int(day), 1, supports, self.forecaster.noise(len(some)))
-            scaled = self.history.rows(episode.region, episode.start)
+            scaled = self.history.rows(episode.region, episode.start, episode.end)
             parts.append(self.forecaster.model.remember(self.history, _padded(episode, self.room), scaled))
             order.append(some)
         memory = Memory.join(parts)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stmp.data.calendar import Calendar, period_days
+from stmp.data.closure import closures
 from stmp.data.counterpart import counterparts
 from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
@@ -40,8 +41,8 @@ class Rows:
     Attributes
     ----------
     sales, observed : Tensor [B, T, G]
-        `observed` is False before the history that may be seen, and before the series' first sale: an export that
-        writes 0 for the days before a region opened teaches nothing of it.
+        `observed` is False before the history that may be seen, before the series' first sale and in `closures`: an
+        export that writes 0 for the days on which a region was not open teaches nothing of it.
     level : Tensor [B, T + 1, G]
         ``level[:, t]`` is the scale of an origin whose last known day is ``t - 1``.
     scaled : Tensor bool [B, T + 1, G]
@@ -187,7 +188,7 @@ class History:
         first = self.calendar_features.shape[-1]
         return slice(first, first + (len(self.schema.known_names) + 1) * self.use_known)
 
-    def rows(self, region: Tensor, start: Tensor, end: int | None = None) -> Rows:
+    def rows(self, region: Tensor, start: Tensor, known: Tensor | None = None, *, end: int | None = None) -> Rows:
         """Slice and scale some regions.
 
         Parameters
@@ -196,6 +197,9 @@ class History:
             Positions in the panel.
         start : Tensor int64 [B]
             First period that may be seen: a later start is a region that opened then.
+        known : Tensor int64 [B], optional
+            One past the last period whose sales may tell of closures, an episode's ``end``; without it none is looked
+            for.
         end : int, optional
             Cut the time axis here.
         """
@@ -206,6 +210,8 @@ class History:
         given = panel.observed[region, :end]
         begun = (sales * given).cummax(dim=1).values > 0
         observed = given & seen[:, :, None]
+        if known is not None:
+            observed = observed & ~closures(sales, observed, known)
         record, selling = self._record(sales, observed)
         observed = observed & begun
         event = self.event[which, :end]

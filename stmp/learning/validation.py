@@ -173,7 +173,7 @@ class Validator:
     def _windows(self, model: Network, first: int) -> Iterator[_Window]:
         """What is forecast, and what was sold, in as many periods as validation has, from a period on."""
         for history, _, episode, _, _, prediction in self._forecasts(model, first):
-            rows = history.rows(episode.region, episode.start)
+            rows = history.rows(episode.region, episode.start, episode.end)
             days = slice(first, first + self.last - self.first)
             yield _Window(
                 history=history,

@@ -142,7 +142,7 @@ class STMP(nn.Module):
         history : History
         episode : Episode
         rows : Rows
-            ``history.rows(episode.region, episode.start)``.
+            ``history.rows(episode.region, episode.start, episode.end)``.
         memory : Memory, optional
             What `remember` made of these regions; each query's origin must be the one that it was made for.
         """
@@ -212,7 +212,7 @@ class STMP(nn.Module):
             Observed series of each query.
         prediction : Prediction
         """
-        rows = history.rows(episode.region, episode.start)
+        rows = history.rows(episode.region, episode.start, episode.end)
         prediction = self(history, episode, rows)
         batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
         at = (batch, episode.target)
@@ -234,7 +234,7 @@ class STMP(nn.Module):
             Support days of each cell; without any, psi is the same for all regions.
         """
         assert self.config.psi != "none", "a model without task features has no psi"
-        rows = replace(history.rows(episode.region, episode.start), embedding=self.event)
+        rows = replace(history.rows(episode.region, episode.start, episode.end), embedding=self.event)
         row, last, _, support_window = windows_of(episode, self.separate)
         contexts = (self.support_extractor or self.extractor).encode(rows, row, last)
         before = (episode.support - 1).clamp(min=0)

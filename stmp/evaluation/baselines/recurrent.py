@@ -245,7 +245,7 @@ class Recurrent(Baseline):
                 weights = self._net.adapted(self._own_windows(history, regions, origin))
             found, added = self._net(batch)
             scaled = (found @ weights[:, None, :, None])[..., 0] + added
-            level = history.rows(*self._whole(regions), origin + 1).level[:, origin + 1]  # [B, 1]
+            level = history.rows(*self._whole(regions), end=origin + 1).level[:, origin + 1]  # [B, 1]
             means.append(history.unscale(scaled[:, 0], level).numpy())
             levels.append(level.numpy())
         return np.concatenate(means), np.concatenate(levels)
