@@ -198,8 +198,8 @@ class History:
         start : Tensor int64 [B]
             First period that may be seen: a later start is a region that opened then.
         known : Tensor int64 [B], optional
-            One past the last period whose sales may tell of closures, an episode's ``end``; without it none is looked
-            for.
+            One past the last period whose sales may tell of closures, an episode's ``end``. None is looked for without
+            it, or without a group index.
         end : int, optional
             Cut the time axis here.
         """
@@ -210,8 +210,9 @@ class History:
         given = panel.observed[region, :end]
         begun = (sales * given).cummax(dim=1).values > 0
         observed = given & seen[:, :, None]
-        if known is not None:
-            observed = observed & ~closures(sales, observed, known)
+        group, group_level = self._group(region, periods=len(periods))
+        if known is not None and group is not None:
+            observed = observed & ~closures(sales, observed, known, group)
         record, selling = self._record(sales, observed)
         observed = observed & begun
         event = self.event[which, :end]
@@ -219,7 +220,6 @@ class History:
         level, scaled = self._level(sales, observed, sold, ordinary=event == 0)
         recent = self.scale(sales, level[:, :-1]) * (observed & scaled[:, :-1])
         cart, cart_observed = self._cart(panel.past[region, :end], seen)
-        group, group_level = self._group(region, periods=len(periods))
         return Rows(
             sales=sales,
             observed=observed,

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stmp.data.closure import closures
 from stmp.data.panel import Panel
 from stmp.data.schema import BLOCK
 
@@ -69,7 +68,6 @@ class GroupIndex:
             rows = slice(begin, begin + BLOCK)
             sales, observed = panel.sales[rows, :until].double().clamp(min=0.0), panel.observed[rows, :until]
             observed = observed & ((sales * observed).cummax(dim=1).values > 0)  # a region opens with its first sale
-            observed = observed & ~closures(sales, observed, torch.full((len(sales),), until, device=panel.device))
             usual = (sales * observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1)  # [B, G]
             sold, expected = sales * observed, usual[:, None] * observed
             told = ordinary[rows, :until, None]

@@ -23,7 +23,7 @@ Where both disagree, less is known than either says: ranges have the variance of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -64,7 +64,7 @@ class Leaning:
     share : float
         Of the region's own last year in the guess.
     group : GroupIndex, optional
-        Where the rest of the guess comes from.
+        Where the rest of the guess comes from; it also tells closures from seasons (`stmp/data/closure.py`).
     festivals : float
         Least weight of the guess close to a festival.
     older : float
@@ -133,6 +133,10 @@ class Season:
         """Where there is a guess at all."""
         return self.own_seen | self.group_seen
 
+    def of(self, leaning: Leaning) -> Season:
+        """What a leaning reads: festivals alone read no group."""
+        return self if leaning.rate > 0 else replace(self, group_seen=torch.zeros_like(self.group_seen))
+
     def guess(self, leaning: Leaning) -> Tensor:
         """The mix of all, or of those that are seen."""
         own = torch.where(self.older_seen, torch.lerp(self.own, self.older, leaning.older), self.own)
@@ -192,8 +196,7 @@ def lean(quantiles: Tensor, levels: Sequence[float], then: Season, lead: Tensor,
         Periods ahead.
     leaning : Leaning
     """
-    middle = levels.index(0.5)
-    median = quantiles[..., middle, None]
+    then, median = then.of(leaning), quantiles[..., levels.index(0.5), None]
     half = (quantiles[..., -1] - quantiles[..., 0]) / 2  # [B, Q, G]
     measured = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
     festival = leaning.festivals * then.festival[..., None] / (1.0 + (half / CHANCE) ** 2)
@@ -246,7 +249,7 @@ def ways_to_lean(asked: ValidationConfig, group: GroupIndex | None) -> list[Lean
     """What `choose` is given, first the one that leans least: every rate and share, or what was asked for."""
     rates = RATES if asked.lean is None else (asked.lean,)
     shares = SHARES if asked.own_share is None else (asked.own_share,)
-    none = [Leaning(festivals=asked.lean_festivals)] if 0 in rates else []
+    none = [Leaning(group=group, festivals=asked.lean_festivals)] if 0 in rates else []
     return none + [Leaning(rate, share, group, asked.lean_festivals) for rate in rates if rate for share in shares]
 
 

@@ -156,7 +156,8 @@ class MetaTrainer:
         self.schema = Schema.fit(panel, last, workers.reduce)
         if self.schema.known_unread and workers.rank == 0:
             logger.warning("Not read, as it began too late to learn from: %s.", ", ".join(self.schema.known_unread))
-        self.history = history_of(panel, self.schema, config)
+        group = group_of(panel, until, config, workers)
+        self.history = history_of(panel, self.schema, config, group)
         positions = shard.positions[rows_of]
         self.sampler = EpisodeSampler(
             panel,
@@ -173,7 +174,6 @@ class MetaTrainer:
         if validation is not None and split_series:
             held_out = held_out[validation.series_rows()[0]]
             validation = validation.split_series()
-        group = group_of(panel, until, config, workers)
         self.validator = Validator(
             validation, held_out.tolist(), self.schema, config, first=last, last=until, group=group
         )

@@ -225,9 +225,9 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
 def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
     group = GroupIndex(np.datetime64("2022-01-01"), 7, torch.ones(3, 1), torch.ones(4, 1))
     found = ways_to_lean(ValidationConfig(), group)
-    assert found[0] == Leaning(festivals=0.4), "the least: on a festival's own last year"
+    assert found[0] == Leaning(group=group, festivals=0.4), "the least: on a festival's own last year"
     assert {(one.rate, one.share) for one in found[1:]} == {(rate, share) for rate in RATES[1:] for share in SHARES}
-    assert ways_to_lean(ValidationConfig(lean=0, lean_festivals=0), group) == [Leaning()] and not Leaning()
+    assert ways_to_lean(ValidationConfig(lean=0, lean_festivals=0), group) == [Leaning(group=group)] and not Leaning()
     assert ways_to_lean(ValidationConfig(lean=0.1, own_share=0.3), group) == [Leaning(0.1, 0.3, group, 0.4)]
 
 
