@@ -16,7 +16,6 @@ UNLIKELY = 5e-6
 """Chance of a run, with days taken one by one, below which it is no chance."""
 SURE = 0.9
 """Share of days that sell, at most, for no series sells on each for certain: five days of zeros may yet be chance."""
-
 IN_SEASON = 0.5
 """Of their usual sales, that all regions together sell at least while the season lasts."""
 
@@ -40,7 +39,9 @@ def closures(sales: Tensor, observed: Tensor, known: Tensor, index: Tensor) -> T
     time = torch.arange(periods, device=sales.device)[None, :, None]
     sold = observed & (sales > 0) & (time < known[:, None, None])
     day, total = observed.cumsum(dim=1), sold.cumsum(dim=1)
-    before = torch.nn.functional.pad((day * sold).cummax(dim=1).values, (0, 0, 1, 0))[:, :-1]  # days to the last sale
+    before = torch.nn.functional.pad((day * sold).cummax(dim=1).values, (0, 0, 1, 0))[
+        :, :-1
+    ]  # days up to the sale before
     share = ((total - 1) / (before + 1)).clamp(min=0.0, max=SURE)
     ends = sold & (before > 0) & ((1.0 - share) ** (day - 1 - before) < UNLIKELY)
     following = torch.where(sold, time, periods).flip(1).cummin(dim=1).values.flip(1)  # the next sale
