@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jobs.bench.weeks import by_week
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 
@@ -31,12 +32,17 @@ class FevTask:
     season : int
         Of MASE, SQL and the seasonal naive.
     frequency : str
+        Of the data that it starts from.
     min_length : int
         Shorter series are left out, as fev does.
     gaps_sell_nothing : bool
         A day without a row within a series counts as one that sold 0, for everyone.
+    gaps_closed : bool
+        It counts as closed, and is known to be ahead.
     in_every_row : str
         A past covariate that a row of the raw data always has: without one, a day counts as missing, not as closed.
+    weeks : bool
+        The data, by day, is added up to weeks (`jobs.bench.weeks`) before it is cut into windows.
     exact : bool
         Whether these are fev's very numbers: seasonal naive scores what is published. Else compare skill over it.
     """
@@ -47,7 +53,9 @@ class FevTask:
     frequency: str
     min_length: int = 0
     gaps_sell_nothing: bool = False
+    gaps_closed: bool = False
     in_every_row: str = ""
+    weeks: bool = False
     exact: bool = False
 
     def prepare(self, panel: Panel) -> Panel:
@@ -63,20 +71,22 @@ class FevTask:
         rows = panel.observed | panel.closed[:, :, None]
         enough = panel.observed.sum(dim=1) >= self.min_length  # [R, G]
         within = lifetime(rows)
-        if not (enough & (within.sum(dim=1) > self.horizon * self.windows)).any():
-            raise DataError(
-                f"No series has {max(self.min_length, self.horizon * self.windows + 1)} periods, which the task needs."
-            )
+        least = self.horizon * self.windows * (7 if self.weeks else 1)
+        if not (enough & (within.sum(dim=1) > least)).any():
+            raise DataError(f"No series has {max(self.min_length, least + 1)} periods, which the task needs.")
         closed = panel.closed
         if self.in_every_row:
             has_row = panel.past[:, :, panel.past_names.index(self.in_every_row)].isfinite()
             closed = closed & (has_row | ~within.any(dim=2))
+        if self.gaps_closed:
+            closed = closed | (within & ~rows).all(dim=2)
         observed = panel.observed & enough[:, None]
         if self.gaps_sell_nothing:
             observed = within & enough[:, None] & ~closed[:, :, None]
         keep = observed.any(dim=2).any(dim=1)
         kept = replace(panel, observed=observed, closed=closed, sales=panel.sales * observed)
-        return kept.select(keep.nonzero()[:, 0])
+        kept = kept.select(keep.nonzero()[:, 0])
+        return by_week(kept) if self.weeks else kept
 
     def settings(self, path: Path) -> dict[str, Any]:
         """What `fev.Task` is made of."""
@@ -94,6 +104,8 @@ class FevTask:
 TASKS = {
     "rossmann_1D": FevTask(48, 10, 7, "D", in_every_row="customers", exact=True),
     "favorita_transactions_1D": FevTask(28, 10, 7, "D", min_length=721, gaps_sell_nothing=True),
+    "rossmann_1W": FevTask(13, 8, 1, "D", gaps_closed=True, weeks=True, exact=True),
+    "favorita_transactions_1W": FevTask(13, 10, 1, "D", min_length=721, gaps_sell_nothing=True, weeks=True),
     "walmart": FevTask(39, 1, 1, "W", min_length=79),
 }
 

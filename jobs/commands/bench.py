@@ -30,7 +30,10 @@ Baselines = Annotated[
 
 @bench.command()
 def fev(
-    task: Annotated[str, typer.Argument(help="rossmann_1D, favorita_transactions_1D or walmart.")],
+    task: Annotated[
+        str,
+        typer.Argument(help="rossmann_1D, rossmann_1W, favorita_transactions_1D, favorita_transactions_1W or walmart."),
+    ],
     data: DataUri,
     preset: Preset = "product",
     settings: Settings = None,

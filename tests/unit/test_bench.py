@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -79,6 +80,41 @@ def test_short_series_and_data_of_another_frequency_are_left_out() -> None:
         replace(TASK, windows=1000).prepare(panel)
 
 
+def test_gaps_count_as_closed_days_where_the_task_says_so() -> None:
+    panel = shorter(small_panel(), 0, 10, 90)
+    panel.observed[0, 30] = panel.closed[0, 30] = False
+    prepared = replace(TASK, gaps_closed=True).prepare(panel)
+    assert prepared.closed[0, 30]
+    assert not prepared.closed[0, :10].any() and not prepared.closed[0, 90:].any()
+
+
+def test_weeks_sell_what_their_days_sell_from_monday_to_sunday() -> None:
+    panel = small_panel()
+    panel.closed[0, 14:28], panel.closed[1, 14] = True, True
+    panel.observed[0, 14:28] = panel.observed[1, 14] = False
+    panel = replace(panel, sales=panel.sales * panel.observed)
+    weeks = replace(TASK, weeks=True, windows=1).prepare(panel)
+    days = pd.DatetimeIndex(panel.dates)
+    last = pd.Timestamp(panel.last_observed)
+    whole = pd.Series(1, days).loc[:last].resample("W-SUN").sum().loc[lambda counts: counts == 7].index
+    np.testing.assert_array_equal(weeks.dates, whole.to_numpy().astype("datetime64[D]"))
+
+    def summed(values: torch.Tensor, how: str) -> np.ndarray:
+        frame = pd.DataFrame(values.numpy().T, index=days).resample("W-SUN")
+        return np.asarray(getattr(frame, how)().loc[whole].to_numpy().T)
+
+    np.testing.assert_allclose(weeks.sales[:, :, 0], summed(panel.sales[:, :, 0], "sum"), rtol=1e-5)
+    np.testing.assert_allclose(weeks.known[:, :, 0], summed(panel.known[:, :, 0], "mean"), rtol=1e-5)
+    np.testing.assert_array_equal(weeks.closed, summed(panel.closed.float(), "min") == 1)
+    assert weeks.closed[0].sum() >= 1 and not weeks.closed[1].any()
+    assert not (weeks.observed[:, :, 0] & weeks.closed).any()
+    dates_of_events = panel.dates[((panel.calendar.event > 0) & (panel.calendar.offset == 0))[0]]
+    festive = pd.Series(1, pd.DatetimeIndex(dates_of_events)).resample("W-SUN").max().dropna().index.intersection(whole)
+    kinds = np.asarray(weeks.calendar.day_types)[weeks.calendar.day_type[0]]
+    np.testing.assert_array_equal(weeks.dates[kinds == "festival"], festive.to_numpy().astype("datetime64[D]"))
+    assert 0 < len(festive) < len(whole)
+
+
 def test_nothing_after_a_series_own_cutoff_reaches_its_forecast() -> None:
     panel = shorter(small_panel(), 0, 10, 90)
     changed = replace(panel, sales=panel.sales.clone(), past=panel.past.clone())
@@ -104,7 +140,7 @@ def test_predictions_of_several_models_are_averaged_by_quantile() -> None:
 
 
 def test_unknown_tasks_and_baselines_are_refused() -> None:
-    with pytest.raises(ConfigError, match="rossmann_1D, favorita_transactions_1D, walmart"):
+    with pytest.raises(ConfigError, match="rossmann_1D, favorita_transactions_1D, rossmann_1W"):
         find_task("m5")
     with pytest.raises(ConfigError, match=r"no baselines \['prophet'\]"):
         make_learners(Config(), [0], 10, ["prophet"], 7)
