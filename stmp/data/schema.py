@@ -44,7 +44,8 @@ class Schema:
     default_level : tuple, length G
         Level of a series without any history: the geometric mean over the training regions.
     known_unread : tuple of str
-        Known covariates that began too late to learn from: they are taken for always the same.
+        Known covariates that were the same until training nearly ended, or always: they are taken for the same ever
+        after.
     """
 
     frequency: str
@@ -159,10 +160,10 @@ def signed_log(values: Tensor) -> Tensor:
 
 
 def _began_late(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
-    """Known covariates that were the same everywhere until shortly before `end`.
+    """Known covariates that were the same everywhere until shortly before `end`, or all the time.
 
-    Of a few weeks no network can learn what a covariate is worth, and the values that follow are like none it has seen:
-    what it makes of them would be chance.
+    Of a few weeks no network can learn what a covariate is worth, and of none at all; the values that follow are like
+    none it has seen, and what it makes of them would be chance.
     """
     high, low = [], []
     for block in panel.known[:, :end].split(BLOCK):
@@ -173,7 +174,7 @@ def _began_late(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
     lowest = reduce(torch.stack(low).amin(dim=0).double(), "min").cummin(dim=0).values
     in_use = (highest > lowest).sum(dim=0)  # periods since a second value was seen
     enough = min(LATE * end, 365 / 4 / panel.period_days)
-    late = ((in_use > 0) & (in_use < enough)).tolist()
+    late = (in_use < enough).tolist()
     return tuple(name for name, too_late in zip(panel.known_names, late, strict=True) if too_late)
 
 

@@ -72,7 +72,7 @@ def model_card(model: Any) -> Card:
         card.append(("Leans on last year's sales", "; ".join(told)))
     unread = getattr(getattr(model, "schema", None), "known_unread", ())
     if unread:
-        card.append(("Not read, as it began too late to learn from", names(unread)))
+        card.append(("Not read, as it hardly ever changed", names(unread)))
     shown = {
         "source": "Adapted from",
         "steps": "Training steps",
