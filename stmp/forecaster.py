@@ -24,11 +24,12 @@ from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
 from stmp.learning.checkpoint import publish_folder
 from stmp.learning.conformal import Conformal
-from stmp.learning.lean import Leaning, lean, season
+from stmp.learning.lean import Leaning, lean
 from stmp.learning.meta import MetaTrainer
+from stmp.learning.season import season_now
 from stmp.learning.validation import history_of
 from stmp.nets.ensemble import make_network
-from stmp.nets.generative import Prediction
+from stmp.nets.memory import Memory
 
 __all__ = ["Forecast", "Forecaster", "Predictor"]
 
@@ -247,7 +248,7 @@ class Forecaster:
         noise = self.noise(panel.shape[0])
         episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
         rows = history.rows(episode.region, episode.start, episode.end)
-        return self.in_units(history, episode, rows, self.model(history, episode, rows))
+        return self.decode(history, episode, rows)
 
     def noise(self, rows: int) -> Tensor:
         """The eps of psi [N, L, psi]: one sample is the mean; several are the same draws for all, at every call."""
@@ -255,15 +256,25 @@ class Forecaster:
         noise = torch.randn(1, samples, self.config.model.psi_size, generator=torch.Generator().manual_seed(0))
         return (noise if samples > 1 else torch.zeros_like(noise)).expand(rows, -1, -1)
 
-    def in_units(self, history: History, episode: Episode, rows: Rows, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """Mean [N, H, G] and calibrated quantiles [N, H, G, Q] in the unit of the data."""
+    def decode(
+        self, history: History, episode: Episode, rows: Rows, memory: Memory | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean [N, H, G] and calibrated quantiles [N, H, G, Q] in the unit of the data.
+
+        Parameters
+        ----------
+        history, episode, rows, memory
+            See `STMP.forward`.
+        """
+        prediction = self.model(history, episode, rows, memory)
         level = prediction.level  # [N, H, G]
         at = (torch.arange(len(episode.target), device=level.device)[:, None], episode.target)
         closed, days = rows.closed[at][..., None], rows.day_type[at]
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
         if self.leaning:
-            then = season(history, rows, episode)
+            median = learned[..., levels.index(0.5)]
+            then = season_now(self.model, history, rows, episode, median, levels, memory)
             learned = lean(learned, levels, then, episode.horizon, self.leaning)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)

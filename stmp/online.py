@@ -262,8 +262,7 @@ class Online:
             noise=self.forecaster.noise(len(memory)),
             view="temporal",
         )
-        prediction = self.forecaster.model(self.history, episode, memory.rows, memory)
-        mean, quantiles = self.forecaster.in_units(self.history, episode, memory.rows, prediction)
+        mean, quantiles = self.forecaster.decode(self.history, episode, memory.rows, memory)
         return mean.numpy(), quantiles.numpy()
 
     def _changed(self, memory: Memory, regions: np.ndarray, horizon: int, after: Panel) -> Memory:

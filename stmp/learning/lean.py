@@ -23,7 +23,7 @@ Where both disagree, less is known than either says: ranges have the variance of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -32,11 +32,9 @@ import torch
 from torch import Tensor
 
 from stmp.config import ValidationConfig
-from stmp.data.counterpart import NEAR, periods_of_year
-from stmp.data.episodes import Episode
-from stmp.data.features import RARE, History, Rows
+from stmp.data.features import History
 from stmp.data.group_index import GroupIndex
-from stmp.data.weekday import alike, weekday_step
+from stmp.learning.season import Season
 
 RATES = (0.0, *(2.0**power for power in range(-6, 1)))
 """A period, from which the best is chosen; the first leans on festivals alone."""
@@ -46,8 +44,6 @@ OLDER = 0.3
 """Share of the year before last in a region's own guess."""
 CHANCE = 0.25
 """Half of a range, on the scale of the network, at which a festival's single day of last year weighs half as much."""
-SETTLED = 0.5
-"""Share of its level window that a region must have been observed in, to go on as all regions did."""
 TINY = 1e-6
 LEAST_SEEN = 0.5
 """Share of the validation days that must have a last year: few of them are few kinds of days."""
@@ -105,84 +101,6 @@ class Leaning:
         return cls(plain["rate"], plain["share"], group, plain.get("festivals", 0.0), plain.get("older", 0.0))
 
 
-@dataclass(frozen=True)
-class Season:
-    """Last year's sales of some days, transformed and over today's level.
-
-    Attributes
-    ----------
-    own, older, group : Tensor [B, Q, G]
-        The region's own, with half of the growth since where that is known; what the year before it foretold for it;
-        and how all regions went. With a step to the target's weekday.
-    own_seen, older_seen, group_seen : Tensor bool [B, Q, G]
-        Never of a rare series, of which a single day of last year says nothing.
-    festival : Tensor bool [B, Q]
-        Whether the day is close to a festival, and all that was known ahead of it is as it was last year.
-    """
-
-    own: Tensor
-    own_seen: Tensor
-    older: Tensor
-    older_seen: Tensor
-    group: Tensor
-    group_seen: Tensor
-    festival: Tensor
-
-    @property
-    def seen(self) -> Tensor:
-        """Where there is a guess at all."""
-        return self.own_seen | self.group_seen
-
-    def of(self, leaning: Leaning) -> Season:
-        """What a leaning reads: festivals alone read no group."""
-        return self if leaning.rate > 0 else replace(self, group_seen=torch.zeros_like(self.group_seen))
-
-    def guess(self, leaning: Leaning) -> Tensor:
-        """The mix of all, or of those that are seen."""
-        own = torch.where(self.older_seen, torch.lerp(self.own, self.older, leaning.older), self.own)
-        share = torch.where(self.group_seen, torch.where(self.own_seen, leaning.share, 0.0), 1.0)
-        return share * own + (1 - share) * self.group
-
-
-def season(history: History, rows: Rows, episode: Episode) -> Season:
-    """What was sold on the days of last year that the targets are like.
-
-    A target further than a year from its origin has none.
-    """
-    batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
-    steady = rows.selling[batch, episode.origin + 1] >= RARE
-    day = episode.target - rows.lag[batch, episode.target]  # [B, Q]
-    at = (batch, day.clamp(min=0))
-    before = torch.where(day < 0, day, day - rows.lag[at])
-    before_at = (batch, before.clamp(min=0))
-    year_ago = episode.origin + 1 - periods_of_year(history.panel.period_days)
-    then = (batch, year_ago.clamp(min=0))
-    known, levelled = (day >= 0) & (day <= episode.origin), year_ago >= 0
-    start = episode.start[:, None]
-    begun_then = year_ago > start
-    seen = rows.observed[at] & (known & (day >= start))[..., None] & steady  # [B, Q, G]
-    plain = history.scale(rows.sales[at], rows.level[batch, episode.origin + 1])
-    grown = history.scale(rows.sales[at], rows.level[then])
-    growing = rows.scaled[then] & (levelled & begun_then)[..., None]
-    step = weekday_step(history, rows, episode, day)
-    own = torch.where(growing, (plain + grown) / 2, plain) + step
-    older = history.scale(rows.sales[before_at], rows.level[then]) + weekday_step(history, rows, episode, before)
-    older_seen = seen & growing & rows.observed[before_at] & (before >= start)[..., None]
-    target = (batch, episode.target)
-    festival = (rows.event[target] > 0) & (rows.offset[target].abs() * history.panel.period_days <= NEAR)
-    festival &= alike(history, rows, target, at)  # a promotion tells more than the festival does
-    group, told = torch.zeros_like(own), torch.zeros_like(seen)
-    if rows.group is not None and rows.group_level is not None:
-        group = history.scale(rows.group[at], rows.group_level[then]) + step
-        # The index is over the mean of a whole level window, and says nothing of a level from a few days of a season.
-        window = history.level_window
-        days = torch.nn.functional.pad(rows.observed.cumsum(dim=1), (0, 0, 1, 0))  # [B, T + 1, G]
-        now = episode.origin + 1
-        settled = days[batch, now] - days[batch, (now - window).clamp(min=0)] >= SETTLED * window
-        told = group.isfinite() & (known & levelled)[..., None] & steady & settled
-    return Season(own, seen, older, older_seen, group.nan_to_num(0.0), told, festival)
-
-
 def lean(quantiles: Tensor, levels: Sequence[float], then: Season, lead: Tensor, leaning: Leaning) -> Tensor:
     """Move quantiles towards last year, and apart by as much as it is elsewhere.
 
@@ -196,12 +114,14 @@ def lean(quantiles: Tensor, levels: Sequence[float], then: Season, lead: Tensor,
         Periods ahead.
     leaning : Leaning
     """
-    then, median = then.of(leaning), quantiles[..., levels.index(0.5), None]
+    median = quantiles[..., levels.index(0.5), None]
+    if leaning.rate == 0:  # festivals alone read no group
+        then = then.without_group()
     half = (quantiles[..., -1] - quantiles[..., 0]) / 2  # [B, Q, G]
     measured = (1.0 - 1.0 / (1.0 + leaning.rate * lead))[..., None]  # [B, Q, 1]
     festival = leaning.festivals * then.festival[..., None] / (1.0 + (half / CHANCE) ** 2)
     weight = torch.maximum(measured, festival)
-    distance = torch.where(then.seen, then.guess(leaning) - median[..., 0], 0.0)
+    distance = torch.where(then.seen, then.guess(leaning.share, leaning.older) - median[..., 0], 0.0)
     deviations = (NormalDist().inv_cdf(levels[-1]) - NormalDist().inv_cdf(levels[0])) / 2  # of half a range
     pooled = (half**2 + deviations**2 * weight * (1 - weight) * distance**2).sqrt()
     wider = pooled / half.clamp(min=TINY)

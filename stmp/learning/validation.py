@@ -21,7 +21,8 @@ from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.conformal import BINS, Conformal, count_ratios, fit_conformal
-from stmp.learning.lean import Leaning, Season, choose, lean, season, season_losses, ways_to_lean
+from stmp.learning.lean import Leaning, choose, lean, season_losses, ways_to_lean
+from stmp.learning.season import Season, season_now
 from stmp.learning.shocks import excess_shocks, half_width, shock_sums
 from stmp.learning.workers import Workers
 from stmp.nets.ensemble import Network
@@ -172,17 +173,20 @@ class Validator:
 
     def _windows(self, model: Network, first: int) -> Iterator[_Window]:
         """What is forecast, and what was sold, in as many periods as validation has, from a period on."""
+        levels = self.config.model.levels
+        middle = levels.index(0.5)
         for history, _, episode, _, _, prediction in self._forecasts(model, first):
             rows = history.rows(episode.region, episode.start, episode.end)
             days = slice(first, first + self.last - self.first)
+            quantiles = model.head.quantiles(prediction.values, levels)
             yield _Window(
                 history=history,
-                quantiles=model.head.quantiles(prediction.values, self.config.model.levels),
+                quantiles=quantiles,
                 level=prediction.level,
                 sales=history.panel.sales[:, days],
                 observed=rows.observed[:, days],
                 day_type=history.panel.day_type[:, days],
-                season=season(history, rows, episode),
+                season=season_now(model, history, rows, episode, quantiles[..., middle], levels),
                 lead=episode.horizon,
             )
 

@@ -16,7 +16,7 @@ from stmp.data.episodes import full_episode
 from stmp.data.group_index import LEAST, GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
-from stmp.learning.lean import season
+from stmp.learning.season import season
 from stmp.learning.validation import history_of
 
 pytestmark = pytest.mark.unit

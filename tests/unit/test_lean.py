@@ -8,49 +8,32 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import stmp
 from stmp.config import Config, ValidationConfig
-from stmp.data.calendar import ANY_EVENT, DayRule
-from stmp.data.episodes import Episode, full_episode
-from stmp.data.features import History, Rows
 from stmp.data.group_index import GroupIndex
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.evaluation.leak import assert_no_leak
 from stmp.learning.lean import (
     CHANCE,
-    OLDER,
     RATES,
     SHARES,
     Leaning,
-    Season,
     choose,
     lean,
-    season,
     season_losses,
     ways_to_lean,
 )
+from stmp.learning.season import Season
 from stmp.learning.validation import history_of
+from tests.seasons import TINY, yearly
 
 pytestmark = pytest.mark.unit
 
-TINY = {"model": {"hidden": 8}, "train": {"max_steps": 20, "warmup": 2, "batch_regions": 8, "queries": 8}}
 ORIGIN = 63
-
-
-def yearly(weeks: int = 80, growth: float = 1.0, grown: int = 52, season: float = 0.6) -> Panel:
-    """Twelve regions, each of which has a year of its own, that it repeats; all sell more once they have grown."""
-    rng = np.random.default_rng(0)
-    shape = rng.lognormal(0, season, (12, 52))
-    week = np.arange(weeks)
-    sales = 100 * shape[:, week % 52] * np.where(week < grown, 1.0, growth) * rng.lognormal(0, 0.02, (12, weeks))
-    dates = pd.date_range("2022-01-02", periods=weeks, freq="7D")
-    rows = [(f"r{r:02}", day, sales[r, t]) for r in range(12) for t, day in enumerate(dates)]
-    return Panel.from_frame(pd.DataFrame(rows, columns=["unique_id", "ds", "y"]))
 
 
 @pytest.fixture(scope="module")
@@ -70,53 +53,6 @@ def with_lean(model: stmp.Forecaster, rate: float) -> stmp.Forecaster:
     return stmp.Forecaster(
         model.config, model.schema, model.feature_size, weights, model.provenance, model.conformal, Leaning(rate)
     )
-
-
-def asked(panel: Panel, until: int, origin: int, horizon: int = 8) -> tuple[History, Episode, Rows]:
-    """What a season is made of, for forecasts of all regions from an origin."""
-    config = Config.from_mapping(TINY).resolve(panel.period_days, until)
-    history = history_of(panel, Schema.fit(panel, until), config)
-    episode = full_episode(panel, origin, horizon, 2000, torch.zeros(panel.shape[0], 1, config.model.psi_size))
-    return history, episode, history.rows(episode.region, episode.start)
-
-
-def test_last_years_week_is_leaned_on_with_half_of_the_growth() -> None:
-    panel = yearly(weeks=120, growth=1.44)
-    history, episode, rows = asked(panel, until=110, origin=99)
-    then = season(history, rows, episode)
-    guess = then.guess(Leaning(0.5, 0.6, older=0.0))
-    assert bool(then.seen.all()) and not then.group_seen.any(), "no group index is given"
-    assert not then.festival.any()
-    for r in range(12):
-        for h in range(8):
-            sold = panel.sales[r, 100 + h - 52]
-            plain, grown = (history.scale(sold, rows.level[r, origin]) for origin in (100, 48))
-            torch.testing.assert_close(guess[r, h], (plain + grown) / 2)
-    sparse = panel.sales.clone()
-    sparse[0, np.arange(120) % 3 > 0] = 0.0
-    rare, _, rare_rows = asked(replace(panel, sales=sparse), until=110, origin=99)
-    seen = season(rare, rare_rows, episode).seen
-    assert not seen[0].any() and bool(seen[1:].all()), "a single day of a rare series says nothing"
-    none = replace(episode, start=torch.full_like(episode.start, 90))
-    assert not season(history, history.rows(none.region, none.start), none).seen.any()
-
-
-def test_the_year_before_last_has_a_share() -> None:
-    """As that year would have foretold the next one: over the level of a year ago."""
-    panel = yearly(weeks=140, growth=1.44)
-    history, episode, rows = asked(panel, until=130, origin=119)
-    then = season(history, rows, episode)
-    assert bool(then.older_seen.all())
-    guess = then.guess(Leaning(0.5))
-    for r in range(12):
-        for h in range(8):
-            last, before = panel.sales[r, 120 + h - 52], panel.sales[r, 120 + h - 104]
-            own = (history.scale(last, rows.level[r, 120]) + history.scale(last, rows.level[r, 68])) / 2
-            older = history.scale(before, rows.level[r, 68])
-            torch.testing.assert_close(guess[r, h], (1 - OLDER) * own + OLDER * older)
-    torch.testing.assert_close(then.guess(Leaning(0.5, older=0.0)), then.own)
-    young = replace(episode, start=torch.full_like(episode.start, 40))
-    assert not season(history, history.rows(young.region, young.start), young).older_seen.any()
 
 
 def of_own(own: torch.Tensor, seen: torch.Tensor, festival: torch.Tensor) -> Season:
@@ -162,26 +98,6 @@ def test_ranges_have_the_variance_of_the_mix_of_both() -> None:
     assert (high - middle) / (middle - low) == pytest.approx(2.0), "the shape stays"
     flat = lean(torch.zeros(1, 1, 1, 3), levels, then, torch.tensor([[1]]), Leaning(0.25))
     assert flat[0, 0, 0].tolist() == pytest.approx([0.16] * 3), "no range to widen"
-
-
-def test_days_close_to_a_festival_lean_on_that_festival() -> None:
-    days = pd.date_range("2021-01-01", periods=3 * 364)
-    fairs = pd.DataFrame({"date": ["2021-06-12", "2022-06-25", "2023-06-10"], "event": "fair"})
-    sales = pd.DataFrame({"unique_id": "r", "ds": days, "y": np.arange(3 * 364) % 50 + 20.0, "promo": 0.0})
-    sales.loc[::9, "promo"] = 1.0
-    sales.loc[sales["ds"].isin(pd.to_datetime(["2022-06-23", "2022-06-26", "2023-06-11"])), "promo"] = 1.0
-    around = sales["ds"].isin(pd.to_datetime(["2022-06-24", "2022-06-25", "2023-06-08", "2023-06-09", "2023-06-10"]))
-    sales.loc[around, "promo"] = 0.0
-    rules = (DayRule("festival", event=ANY_EVENT, before=4, after=1),)
-    panel = Panel.from_frame(sales, known=["promo"], events=fairs, rules=rules)
-    first, second, third = (panel.index_of(date) for date in fairs["date"])
-    history, episode, rows = asked(panel, until=1000, origin=third - 10, horizon=14)
-    then = season(history, rows, episode)
-    # Two days before there was a promotion last year, on the day before and the festival none, on the day after both.
-    assert then.festival[0].tolist() == [False] * 8 + [True] * 3 + [False] * 3
-    plain, grown = (history.scale(panel.sales[0, second], rows.level[0, third - 9 - back]) for back in (0, 364))
-    torch.testing.assert_close(then.own[0, 9], (plain + grown) / 2)
-    torch.testing.assert_close(then.older[0, 9], history.scale(panel.sales[0, first], rows.level[0, third - 9 - 364]))
 
 
 def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None:

@@ -17,7 +17,7 @@ from stmp.data.features import History
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.data.weekday import AROUND, SHARE, weekday_step
-from stmp.learning.lean import season
+from stmp.learning.season import season
 from stmp.learning.validation import history_of
 from stmp.nets.first_guess import last_year
 
