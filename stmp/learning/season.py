@@ -96,11 +96,11 @@ def season_now(
     levels : tuple of float
         Of its quantiles.
     """
-    then = season(history, rows, episode)
-    if not (history.use_known and history.schema.known_names):
+    then, others = season(history, rows, episode), with_covariates_of_last_year(history, rows, episode)
+    if torch.equal(others.features, rows.features):
         return then
-    usual = network(history, episode, with_covariates_of_last_year(history, rows, episode), memory)
-    return then.moved(median - network.head.quantiles(usual.values, levels)[..., levels.index(0.5)])
+    expected = network(history, episode, others, memory)
+    return then.moved(median - network.head.quantiles(expected.values, levels)[..., levels.index(0.5)])
 
 
 def with_covariates_of_last_year(history: History, rows: Rows, episode: Episode) -> Rows:
