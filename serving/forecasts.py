@@ -234,14 +234,12 @@ def check_horizon(horizon: int, origin: int, panel: Panel) -> None:
 
 
 def _check_known(data: LiveData, regions: np.ndarray, horizon: int, model: ServedModel) -> None:
-    if not model.forecaster.config.model.known:
-        return
     short = model.known_until[regions] < data.origin[regions] + horizon
     if not short.any():
         return
     row = int(regions[int(np.argmax(short))])
     first = int(model.known_until[row]) + 1
-    missing = data.panel.known[row, first].isnan().numpy()
+    missing = data.panel.known[row, first].isnan().numpy() & model.reads
     names = [name for name, gone in zip(data.panel.known_names, missing, strict=True) if gone]
     raise invalid(
         "body.known",

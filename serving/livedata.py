@@ -100,13 +100,11 @@ class LiveData:
                     values[region, t, names.index(name)] = value
         self.origin[region] = max(int(self.origin[region]), t)
 
-    def known_until(self) -> np.ndarray:
-        """Index of the last day for which all known-future covariates are there, [R]; the origin if none is."""
-        panel = self.panel
-        ever = (
-            panel.known.isfinite() & (torch.arange(panel.shape[1]) <= torch.from_numpy(self.origin)[:, None])[..., None]
-        )
-        missing = (panel.known.isnan() & ever.any(dim=1, keepdim=True)).any(dim=2)  # [R, T]
+    def known_until(self, read: np.ndarray) -> np.ndarray:
+        """Index of the last day for which the covariates of a choice, bool [K], are there, [R]; the origin if none."""
+        panel, known = self.panel, self.panel.known[:, :, torch.from_numpy(read)]
+        ever = known.isfinite() & (torch.arange(panel.shape[1]) <= torch.from_numpy(self.origin)[:, None])[..., None]
+        missing = (known.isnan() & ever.any(dim=1, keepdim=True)).any(dim=2)  # [R, T]
         missing &= torch.arange(panel.shape[1]) > torch.from_numpy(self.origin)[:, None]
         first = torch.where(missing.any(dim=1), missing.int().argmax(dim=1), panel.shape[1])
         return np.asarray(first.numpy() - 1)

@@ -32,7 +32,9 @@ class ServedModel:
     cold : ndarray bool [R]
         Regions that the model has never learned from.
     known_until : ndarray int64 [R]
-        Index of the last day whose known-future covariates are all there.
+        Index of the last day whose known-future covariates are all there, as far as the model reads them.
+    reads : ndarray bool [K]
+        Which of the panel's it does.
     """
 
     forecaster: Forecaster
@@ -43,7 +45,8 @@ class ServedModel:
     def __post_init__(self) -> None:
         trained = set(self.forecaster.trained_regions)
         self.cold = np.asarray([str(region) not in trained for region in self.data.panel.regions])
-        self.known_until = self.data.known_until()
+        self.reads = self.forecaster.reads(self.data.panel)
+        self.known_until = self.data.known_until(self.reads)
 
     @classmethod
     def load(cls, reference: str, data: LiveData) -> ServedModel:
@@ -83,7 +86,7 @@ class ServedModel:
         changed = self.data.apply(sequence, days)
         if len(changed):
             self.online.update(self.data.panel, self.data.origin, changed)
-            self.known_until = self.data.known_until()
+            self.known_until = self.data.known_until(self.reads)
         return len(changed)
 
     def try_out(self) -> None:

@@ -244,6 +244,7 @@ class KnownColumn(_Answer):
     low: float | None
     high: float | None
     binary: bool
+    read: bool = Field(description="Whether forecasts depend on it; not if it hardly ever changed in training.")
 
 
 class TrialAnswer(_Answer):

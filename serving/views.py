@@ -74,7 +74,10 @@ def show_model(model: ServedModel) -> dict[str, Any]:
         "frequency": panel.frequency,
         "series": list(panel.series),
         "day_types": list(panel.calendar.day_types),
-        "known": [_column(name, panel.known[:, :, k]) for k, name in enumerate(panel.known_names)],
+        "known": [
+            _column(name, panel.known[:, :, k]) | {"read": bool(model.reads[k])}
+            for k, name in enumerate(panel.known_names)
+        ],
         "past": list(panel.past_names),
         "static": list(panel.static_names),
         "trained_until": forecaster.trained_until,

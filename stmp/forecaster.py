@@ -18,7 +18,7 @@ from torch import Tensor
 from stmp.config import Config
 from stmp.data.episodes import Episode, full_episode
 from stmp.data.features import RARE, History, Rows
-from stmp.data.panel import DateLike, Panel
+from stmp.data.panel import DateLike, Panel, base_name
 from stmp.data.schema import Schema
 from stmp.errors import CheckpointError, ConfigError, DataError
 from stmp.forecast import Forecast, Predictor
@@ -326,13 +326,20 @@ class Forecaster:
         faulty = np.unique(region[unknown.flatten(1).any(dim=1).cpu().numpy()])
         return {str(panel.regions[r]): _unknown_days(rows, unknown[region == r], at) for r in faulty}
 
+    def reads(self, panel: Panel) -> np.ndarray:
+        """Which of a panel's known-future covariates the forecasts depend on, bool [K].
+
+        Not on those that hardly ever changed in training (`Schema.known_unread`).
+        """
+        names = (base_name(name, panel.series) for name in panel.known_names)
+        return np.array([self.config.model.known and name not in self.schema.known_unread for name in names], bool)
+
     def _unknown(self, panel: Panel, at: int, horizon: int) -> Tensor:
         """Which known-future covariates of the days ahead are wanted and not known, bool [R, H, K]."""
         unknown = panel.known[:, at + 1 : at + 1 + horizon].isnan()
         # A column that a region never has (another series' price) is no fault of the horizon.
         unknown &= panel.known[:, : at + 1].isfinite().any(dim=1, keepdim=True)
-        read = [name not in self.schema.known_unread for name in panel.known_names]
-        return unknown & self.config.model.known & torch.tensor(read, dtype=torch.bool, device=unknown.device)
+        return unknown & torch.from_numpy(self.reads(panel)).to(unknown.device)
 
     def with_version(self, version: str) -> Forecaster:
         """The same model, naming a registered version in its forecasts."""

@@ -151,7 +151,7 @@ export class WhatIf {
 }
 
 function sliderFor(column) {
-  if (column.low === null || column.low === column.high) return null;
+  if (!column.read || column.low === null || column.low === column.high) return null;
   const range = { type: "range" };
   if (column.binary) Object.assign(range, { min: -1, max: 1, step: 1 });
   else {

@@ -259,7 +259,7 @@ class Panel:
         self, values: Tensor, names: tuple[str, ...], rows: Tensor, groups_of: Tensor
     ) -> tuple[Tensor, tuple[str, ...]]:
         position = {name: i for i, name in enumerate(names)}
-        bases = tuple(dict.fromkeys(_base_name(name, self.series) for name in names))
+        bases = tuple(dict.fromkeys(base_name(name, self.series) for name in names))
         columns = []
         for base in bases:
             if base in position:
@@ -387,7 +387,8 @@ class Panel:
         )
 
 
-def _base_name(name: str, series: Sequence[str]) -> str:
+def base_name(name: str, series: Sequence[str]) -> str:
+    """A covariate's name without the series that it is of, if it differs between series."""
     base, separator, suffix = name.rpartition(SERIES_SEPARATOR)
     return base if separator and suffix in series else name
 

@@ -186,7 +186,7 @@ def test_regions_festivals_and_model_are_told(client: TestClient) -> None:
     card = client.get("/v1/model").json()
     assert card["wanted"] == card["model_version"]
     assert card["horizon"] == HORIZON
-    assert {"name": "promo", "low": 0.0, "high": 1.0, "binary": True} in card["known"]
+    assert {"name": "promo", "low": 0.0, "high": 1.0, "binary": True, "read": True} in card["known"]
     found = client.get("/v1/festivals", params={"first": "2021-12-01", "last": "2022-01-31"}).json()["festivals"]
     new_year = next(f for f in found if f["name"] == "new_year")
     assert new_year == {

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import stmp
+from serving.livedata import LiveData
 from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.errors import DataError
@@ -88,6 +89,10 @@ def test_it_is_not_read_and_not_asked_for(caplog: pytest.LogCaptureFixture) -> N
     gappy = panel.known.clone()
     gappy[:, UNTIL:, -1] = torch.nan
     np.testing.assert_array_equal(model.predict(replace(panel, known=gappy), until, 7).mean, before.mean)
+    assert model.reads(panel).tolist() == [True] * (len(panel.known_names) - 1) + [False]
+    served = LiveData(replace(panel, known=gappy), np.full(panel.shape[0], UNTIL - 1), "shops", UNTIL - 1)
+    assert (served.known_until(model.reads(panel)) == len(panel.dates) - 1).all()
+    assert (served.known_until(~model.reads(panel)) == UNTIL - 1).any()
     gappy[:, UNTIL:, 0] = torch.nan
     with pytest.raises(DataError, match=panel.known_names[0]):
         model.predict(replace(panel, known=gappy), until, 7)
