@@ -248,7 +248,8 @@ class Forecaster:
         noise = self.noise(panel.shape[0])
         episode = full_episode(panel, at, horizon, self.config.train.supports_forecast, noise)
         rows = history.rows(episode.region, episode.start, episode.end)
-        return self.decode(history, episode, rows)
+        memory = None if self.model.pooled else self.model.remember(history, episode, rows)
+        return self.decode(history, episode, rows, memory)
 
     def noise(self, rows: int) -> Tensor:
         """The eps of psi [N, L, psi]: one sample is the mean; several are the same draws for all, at every call."""
@@ -274,7 +275,8 @@ class Forecaster:
         learned = self.model.head.quantiles(prediction.values, levels)
         if self.leaning:
             median = learned[..., levels.index(0.5)]
-            then = season_now(self.model, history, rows, episode, median, levels, memory)
+            alone = self.leaning.rate == 0
+            then = season_now(self.model, history, rows, episode, median, levels, memory, festivals_alone=alone)
             learned = lean(learned, levels, then, episode.horizon, self.leaning)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)

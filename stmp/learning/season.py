@@ -83,6 +83,8 @@ def season_now(
     median: Tensor,
     levels: tuple[float, ...],
     memory: Memory | None = None,
+    *,
+    festivals_alone: bool = False,
 ) -> Season:
     """Last year's season with this year's covariates.
 
@@ -95,12 +97,22 @@ def season_now(
         What it forecast, transformed.
     levels : tuple of float
         Of its quantiles.
+    festivals_alone : bool
+        Other days are not leaned on, and need no second forecast.
     """
     then, others = season(history, rows, episode), with_covariates_of_last_year(history, rows, episode)
-    if torch.equal(others.features, rows.features):
+    batch = torch.arange(len(episode.region), device=median.device)[:, None]
+    differs = (rows.features[batch, episode.target] != others.features[batch, episode.target]).any(dim=-1)
+    if festivals_alone:
+        differs &= then.festival
+    asked = differs.any(dim=0).nonzero()[:, 0]
+    if len(asked) == 0:
         return then
-    expected = network(history, episode, others, memory)
-    return then.moved(median - network.head.quantiles(expected.values, levels)[..., levels.index(0.5)])
+    queries = {name: getattr(episode, name)[:, asked] for name in ("target", "origin", "query_valid")}
+    expected = network(history, replace(episode, **queries), others, memory)
+    by = torch.zeros_like(median)
+    by[:, asked] = median[:, asked] - network.head.quantiles(expected.values, levels)[..., levels.index(0.5)]
+    return then.moved(by)
 
 
 def with_covariates_of_last_year(history: History, rows: Rows, episode: Episode) -> Rows:

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from stmp.data.episodes import full_episode
 from stmp.data.panel import Panel
 from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.lean import Leaning
+from stmp.learning.validation import history_of
 from stmp.online import Change, Decoded, Online
 from tests.training import make_trainer, small_config, small_panel
 
@@ -74,6 +76,21 @@ def assert_equal(online: Online, panel: Panel, origin: np.ndarray) -> None:
     np.testing.assert_allclose(online.predict(odd, HORIZON).mean, together.mean[odd], rtol=1e-4, atol=1e-4)
     alone = online.predict(every[5:6], HORIZON)
     np.testing.assert_allclose(alone.quantiles[0], together.quantiles[5], rtol=1e-4, atol=1e-4)
+
+
+def test_networks_forecast_from_their_memory_what_they_do_without(model: tuple[Forecaster, tuple[str, ...]]) -> None:
+    forecaster, series = model
+    panel = forecaster.rows_of(panel_until(np.full(14, ORIGIN), series))
+    history = history_of(panel, forecaster.schema, forecaster.config)
+    supports, noise = forecaster.config.train.supports_forecast, forecaster.noise(panel.shape[0])
+    episode = full_episode(panel, ORIGIN, HORIZON, supports, noise)
+    rows = history.rows(episode.region, episode.start, episode.end)
+    with torch.no_grad():
+        whole = forecaster.model(history, episode, rows)
+        memory = forecaster.model.remember(history, episode, rows)
+        remembered = forecaster.model(history, episode, rows, memory)
+    torch.testing.assert_close(remembered.values, whole.values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(remembered.level, whole.level)
 
 
 def test_online_forecasts_are_those_of_the_batch(model: tuple[Forecaster, tuple[str, ...]]) -> None:

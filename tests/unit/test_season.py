@@ -138,11 +138,13 @@ def test_last_year_is_moved_by_what_the_network_says_the_covariates_are_worth() 
     with torch.no_grad():
         now, then = median(panel), median(replace(panel, known=known))
         moved = season_now(network, history, rows, episode, now, levels)
+        festivals = season_now(network, history, rows, episode, now, levels, festivals_alone=True)
     plain, inner = season(history, rows, episode), slice(2, -1)  # the others have a neighbour that stays
     assert (now - then)[:, inner].abs().max() > 0
     for name in ("own", "older", "group"):
         by = getattr(moved, name) - getattr(plain, name)
         torch.testing.assert_close(by[:, inner], (now - then)[:, inner])
+        assert torch.equal(getattr(festivals, name), getattr(plain, name)), "there are no festivals"
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +163,7 @@ def test_promotions_of_other_weeks_are_not_looked_for_where_they_were(
     actual = panel.sales[:, 100:108].numpy()
     errors = [np.abs(model.predict(panel, panel.dates[99], 8).quantiles[..., 4] - actual).sum()]
     monkeypatch.setattr(
-        "stmp.forecaster.season_now", lambda _, history, rows, episode, *__: season(history, rows, episode)
+        "stmp.forecaster.season_now", lambda _, history, rows, episode, *__, **___: season(history, rows, episode)
     )
     errors.append(np.abs(model.predict(panel, panel.dates[99], 8).quantiles[..., 4] - actual).sum())
     assert errors[0] < 0.5 * errors[1]
