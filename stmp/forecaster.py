@@ -26,7 +26,7 @@ from stmp.learning.checkpoint import publish_folder
 from stmp.learning.conformal import Conformal
 from stmp.learning.lean import Leaning, lean
 from stmp.learning.meta import MetaTrainer
-from stmp.learning.season import season_now
+from stmp.learning.season import season, season_now
 from stmp.learning.validation import history_of
 from stmp.nets.ensemble import make_network
 from stmp.nets.memory import Memory
@@ -274,9 +274,11 @@ class Forecaster:
         levels = self.config.model.levels
         learned = self.model.head.quantiles(prediction.values, levels)
         if self.leaning:
-            median = learned[..., levels.index(0.5)]
-            alone = self.leaning.rate == 0
-            then = season_now(self.model, history, rows, episode, median, levels, memory, festivals_alone=alone)
+            if self.leaning.rate > 0:
+                median = learned[..., levels.index(0.5)]
+                then = season_now(self.model, history, rows, episode, median, levels, memory)
+            else:
+                then = season(history, rows, episode)
             learned = lean(learned, levels, then, episode.horizon, self.leaning)
         calibrated = self.conformal.apply(learned, days, levels.index(0.5))
         origin = (at[0], episode.origin + 1)

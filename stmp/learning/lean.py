@@ -154,15 +154,15 @@ def season_losses(
 
     Returns
     -------
-    Tensor float64 [len(choices) + 2]
-        The errors, then the number of observed days that have a last year, and that of all observed ones.
+    Tensor float64 [len(choices) + 2, Q]
+        By period: the errors, then the number of observed days that have a last year, and that of all observed ones.
     """
     told = observed & season.seen
     sums = []
     for leaning in choices:
         leaned = lean(median[..., None], (0.5,), season, lead, leaning)[..., 0]
-        sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum())
-    return torch.stack([*sums, told.sum(), observed.sum()]).double().cpu()
+        sums.append(((sales - history.unscale(leaned, level)).abs() * told).sum(dim=(0, 2)))
+    return torch.stack([*sums, told.sum(dim=(0, 2)), observed.sum(dim=(0, 2))]).double().cpu()
 
 
 def ways_to_lean(asked: ValidationConfig, group: GroupIndex | None) -> list[Leaning]:
@@ -174,7 +174,15 @@ def ways_to_lean(asked: ValidationConfig, group: GroupIndex | None) -> list[Lean
 
 
 def choose(sums: Tensor, choices: Sequence[Leaning]) -> Leaning:
-    """The leaning of the lowest loss, from `season_losses` summed over all workers; the first if too few told."""
-    told, observed = float(sums[-2]), float(sums[-1])
-    enough = told > 0 and told >= LEAST_SEEN * observed
-    return choices[int(sums[:-2].argmin()) if enough else 0]
+    """The leaning of the lowest loss, from `season_losses` summed over all workers.
+
+    The first if too few days told, or if what is gained is less than its standard error over the periods: what all
+    regions err by together on a day is one draw, and validation has few days.
+    """
+    errors, told, observed = sums[:-2], sums[-2], sums[-1]
+    if told.sum() == 0 or told.sum() < LEAST_SEEN * observed.sum():
+        return choices[0]
+    best = int(errors.sum(dim=1).argmin())
+    gained = (errors[0] - errors[best])[told > 0]
+    sure = len(gained) > 1 and gained.mean() > gained.std() / len(gained) ** 0.5
+    return choices[best if sure else 0]

@@ -83,10 +83,10 @@ def season_now(
     median: Tensor,
     levels: tuple[float, ...],
     memory: Memory | None = None,
-    *,
-    festivals_alone: bool = False,
 ) -> Season:
     """Last year's season with this year's covariates.
+
+    Days close to a festival are left as they were, for they are only told where their own covariates are the same.
 
     Parameters
     ----------
@@ -97,14 +97,11 @@ def season_now(
         What it forecast, transformed.
     levels : tuple of float
         Of its quantiles.
-    festivals_alone : bool
-        Other days are not leaned on, and need no second forecast.
     """
     then, others = season(history, rows, episode), with_covariates_of_last_year(history, rows, episode)
     batch = torch.arange(len(episode.region), device=median.device)[:, None]
     differs = (rows.features[batch, episode.target] != others.features[batch, episode.target]).any(dim=-1)
-    if festivals_alone:
-        differs &= then.festival
+    differs &= ~then.festival
     asked = differs.any(dim=0).nonzero()[:, 0]
     if len(asked) == 0:
         return then
@@ -112,7 +109,7 @@ def season_now(
     expected = network(history, replace(episode, **queries), others, memory)
     by = torch.zeros_like(median)
     by[:, asked] = median[:, asked] - network.head.quantiles(expected.values, levels)[..., levels.index(0.5)]
-    return then.moved(by)
+    return then.moved(by * differs[..., None])
 
 
 def with_covariates_of_last_year(history: History, rows: Rows, episode: Episode) -> Rows:

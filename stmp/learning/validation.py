@@ -137,7 +137,7 @@ class Validator:
         asked, middle = self.config.validation, levels.index(0.5)
         choices = ways_to_lean(asked, self.group)
         windows = list(self._windows(model, self.first))
-        sums = torch.zeros(len(choices) + 2, dtype=torch.float64)
+        sums = torch.zeros(len(choices) + 2, self.last - self.first, dtype=torch.float64)
         for w in windows:
             median = w.quantiles[..., middle]
             sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, choices)

@@ -100,7 +100,7 @@ def test_ranges_have_the_variance_of_the_mix_of_both() -> None:
     assert flat[0, 0, 0].tolist() == pytest.approx([0.16] * 3), "no range to widen"
 
 
-def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None:
+def test_losses_against_a_loop(panel: Panel) -> None:
     config = Config.from_mapping(TINY).resolve(7, 60)
     history = history_of(panel, Schema.fit(panel, 60), config)
     generator = torch.Generator().manual_seed(0)
@@ -115,27 +115,42 @@ def test_losses_against_a_loop_and_the_best_rate_is_chosen(panel: Panel) -> None
     then = replace(of_own(own, own_seen, torch.zeros(2, 3).bool()), group=group, group_seen=group_seen)
     choices = [Leaning(rate, share) for rate in RATES for share in SHARES]
     found = season_losses(history, median, level, sales, observed, then, lead, choices)
-    expected = []
-    for rate in RATES:
-        for share in SHARES:
-            total = 0.0
-            for at in (observed & (own_seen | group_seen)).nonzero().tolist():
-                b, q, g = at
-                guess = share * own[b, q, g] + (1 - share) * group[b, q, g]
-                if not (own_seen[b, q, g] and group_seen[b, q, g]):
-                    guess = own[b, q, g] if own_seen[b, q, g] else group[b, q, g]
-                weight = rate * lead[b, q] / (1 + rate * lead[b, q])
-                moved = median[b, q, g] + weight * (guess - median[b, q, g])
-                total += abs(float(sales[b, q, g] - history.unscale(moved, level[b, q, g])))
-            expected.append(total)
-    assert found[:-2].tolist() == pytest.approx(expected, rel=1e-5)
-    assert found[-2:].tolist() == [int((observed & (own_seen | group_seen)).sum()), int(observed.sum())]
+    expected = torch.zeros(len(choices), 3, dtype=torch.float64)
+    for k, (rate, share) in enumerate((rate, share) for rate in RATES for share in SHARES):
+        for b, q, g in (observed & (own_seen | group_seen)).nonzero().tolist():
+            guess = share * own[b, q, g] + (1 - share) * group[b, q, g]
+            if not (own_seen[b, q, g] and group_seen[b, q, g]):
+                guess = own[b, q, g] if own_seen[b, q, g] else group[b, q, g]
+            weight = rate * lead[b, q] / (1 + rate * lead[b, q])
+            moved = median[b, q, g] + weight * (guess - median[b, q, g])
+            expected[k, q] += abs(float(sales[b, q, g] - history.unscale(moved, level[b, q, g])))
+    torch.testing.assert_close(found[:-2], expected, rtol=1e-5, atol=1e-8)
+    assert torch.equal(found[-2].long(), (observed & (own_seen | group_seen)).sum(dim=(0, 2)))
+    assert torch.equal(found[-1].long(), observed.sum(dim=(0, 2)))
 
-    losses = torch.arange(len(choices), 0, -1.0, dtype=torch.float64)
-    assert choose(torch.cat([losses, torch.tensor([50.0, 100.0])]), choices) == choices[-1]
-    assert choose(torch.cat([losses.roll(-1), torch.tensor([50.0, 100.0])]), choices) == choices[-2]
-    assert choose(torch.cat([losses, torch.tensor([49.0, 100.0])]), choices) == choices[0], "too few have a last year"
-    assert choose(torch.zeros(len(losses) + 2), choices) == choices[0]
+
+def test_the_best_is_chosen_if_it_is_better_by_more_than_chance() -> None:
+    choices = [Leaning(rate) for rate in RATES]
+    counts = torch.tensor([[50.0], [100.0]]).expand(2, 4)
+
+    def chosen(losses: torch.Tensor, counts: torch.Tensor = counts) -> Leaning:
+        return choose(torch.cat([losses, counts]).double(), choices)
+
+    losses = torch.arange(len(choices), 0, -1.0)[:, None] * torch.tensor([1.0, 2.0, 1.0, 3.0])
+    assert chosen(losses) == choices[-1]
+    assert chosen(losses.roll(-1, dims=0)) == choices[-2]
+    assert chosen(losses, counts * torch.tensor([[0.98], [1.0]])) == choices[0], "too few have a last year"
+    assert chosen(torch.zeros(len(choices), 4)) == choices[0]
+    gains = torch.tensor([1.0, 1.0, 1.0, -1.2])  # 0.45 on average, give or take 0.55
+    uncertain = torch.full((len(choices), 4), 9.0)
+    uncertain[3] -= gains
+    assert chosen(uncertain) == choices[0], "one period could have turned it"
+    uncertain[3, 3] = 9.0  # 0.75, give or take 0.25
+    assert chosen(uncertain) == choices[3]
+    untold = torch.cat([uncertain, torch.full((len(choices), 8), 0.0)], dim=1)
+    none = torch.cat([counts, torch.zeros(2, 8)], dim=1)
+    assert chosen(untold, none) == choices[3], "periods of which nothing is told are none"
+    assert chosen(losses[:, :1], counts[:, :1]) == choices[0], "a single period"
 
 
 def test_what_can_be_chosen_is_what_was_not_asked_for() -> None:
