@@ -87,7 +87,7 @@ class Schema:
             static_center=static.center,
             static_spread=static.spread,
             default_level=tuple(level.tolist()),
-            known_unread=_began_late(panel, end, reduce),
+            known_unread=_hardly_changed(panel, end, reduce),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def signed_log(values: Tensor) -> Tensor:
     return values.sign() * values.abs().log1p()
 
 
-def _began_late(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
+def _hardly_changed(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
     """Known covariates that were the same everywhere until shortly before `end`, or all the time.
 
     Of a few weeks no network can learn what a covariate is worth, and of none at all; the values that follow are like
