@@ -98,7 +98,7 @@ def with_promotions(weeks: int = 120) -> Panel:
     promo = torch.from_numpy(np.random.default_rng(1).random((12, weeks)) < 0.4).float()
     return replace(
         panel, sales=panel.sales * (1 + 2 * promo[..., None]), known=promo[..., None], known_names=("promo",)
-    )  # fmt: skip
+    )
 
 
 def test_covariates_of_last_year_take_the_place_of_the_targets_own() -> None:
