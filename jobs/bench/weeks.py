@@ -31,8 +31,7 @@ def by_week(panel: Panel) -> Panel:
     Panel
         By week, at most T / 7 of them.
     """
-    weekday = (panel.dates.astype(np.int64) + 3) % 7  # 1970-01-01 was a Thursday
-    first = int(np.flatnonzero(weekday == MONDAY)[0])
+    first = int((pd.DatetimeIndex(panel.dates).weekday == MONDAY).argmax())
     weeks = (panel.index_of(panel.last_observed) + 1 - first) // 7
     days = panel.window(first, first + 7 * weeks)
 

@@ -167,7 +167,7 @@ def test_promotions_of_other_weeks_are_not_looked_for_where_they_were(
     actual = panel.sales[:, 100:108].numpy()
     errors = [np.abs(model.predict(panel, panel.dates[99], 8).quantiles[..., 4] - actual).sum()]
     monkeypatch.setattr(
-        "stmp.forecaster.season_now", lambda _, history, rows, episode, *__, **___: season(history, rows, episode)
+        "stmp.forecaster.season_now", lambda _, history, rows, episode, *__: season(history, rows, episode)
     )
     errors.append(np.abs(model.predict(panel, panel.dates[99], 8).quantiles[..., 4] - actual).sum())
     assert errors[0] < 0.5 * errors[1]
