@@ -94,6 +94,9 @@ class ModelConfig(_Section):
     level_window: int | None = Field(
         None, ge=1, description="Periods of the trailing level that scales sales; by default 63 days or 13 weeks."
     )
+    dropout: float = Field(
+        0.3, ge=0, lt=0.99, description="Share of the decoder's units that drop out in training; 0 for none (paper)."
+    )
     head: Literal["normal", "quantile"] = Field(
         "quantile", description="`normal`: unit variance, loss is the squared error (paper). `quantile`: no crossing."
     )
@@ -162,6 +165,13 @@ class TrainConfig(_Section):
         ge=0,
         le=1,
         description="Share of regions in a step whose history is cut short, so that new regions are learned.",
+    )
+    hide_last_year: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of queries that are shown nothing of last year in training, so that days are not known by "
+        "what was sold a year before.",
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup: int = Field(

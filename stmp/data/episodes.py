@@ -48,6 +48,10 @@ class Episode:
         The eps of psi = mu + sigma * eps, one a sample and region.
     view : str
         ``spatial`` or ``temporal``.
+    last_year_hidden : Tensor bool [B, Q] or None
+        Queries that are shown nothing of last year, in training.
+    kept : Tensor bool [B, Q, 3 * hidden] or None
+        Units of the decoder that do not drop out, in training.
     """
 
     region: Tensor
@@ -60,6 +64,8 @@ class Episode:
     support_valid: Tensor
     noise: Tensor
     view: str
+    last_year_hidden: Tensor | None = None
+    kept: Tensor | None = None
 
     @property
     def horizon(self) -> Tensor:
@@ -81,6 +87,8 @@ class Plan:
     lead: Tensor  # [B, Q]
     support: Tensor  # [B]
     noise: Tensor  # [B, L, psi], standard normal
+    hidden: Tensor  # [B, Q] whether last year is hidden
+    dropout: Tensor  # [B, Q, 3 * hidden] which of the decoder's units drop out
 
     def tensors(self) -> dict[str, Tensor]:
         """All of the numbers, by name."""
@@ -125,6 +133,8 @@ def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: Train
         lead=uniform(batch, train.queries),
         support=uniform(batch),
         noise=torch.randn(batch, model.samples, model.psi_size, generator=generator),
+        hidden=uniform(batch, train.queries),
+        dropout=uniform(batch, train.queries, 3 * model.hidden if model.dropout else 0),
     )
 
 
@@ -294,6 +304,8 @@ class EpisodeSampler:
             support_valid=support_valid,
             noise=plan.noise,
             view=plan.view,
+            last_year_hidden=plan.hidden < self.train.hide_last_year if self.train.hide_last_year else None,
+            kept=plan.dropout >= self.model.dropout if self.model.dropout else None,
         )
 
     def _wanted_types(self, plan: Plan, usable: Tensor, day_type: Tensor) -> Tensor:

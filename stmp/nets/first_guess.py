@@ -60,8 +60,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
     """Sales around the target's day of last year, over today's level, and over the level that the origin had then.
 
     The first says what was sold; the second adds the growth since. A target further than a year from its origin has
-    neither. With `counterparts` the day in the middle is the one that the target is like, else 52 weeks
-    before it.
+    neither, nor has one that the episode hides last year from. With `counterparts` the day in the middle is the one
+    that the target is like, else 52 weeks before it.
 
     Returns
     -------
@@ -78,6 +78,8 @@ def last_year(history: History, rows: Rows, episode: Episode, *, counterparts: b
         like = episode.target - rows.lag[batch, episode.target]
         day = torch.where(shift == 0, like[:, :, None], day)
     inside = (day >= episode.start[:, None, None]) & (day <= episode.origin[:, :, None])
+    if episode.last_year_hidden is not None:
+        inside &= ~episode.last_year_hidden[:, :, None]
     at = (batch[:, :, None], day.clamp(min=0))
     seen = rows.observed[at] & inside[..., None]  # [B, Q, N, G]
     then = (batch, (episode.origin - year + 1).clamp(min=0))

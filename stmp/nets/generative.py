@@ -19,6 +19,7 @@ from stmp.data.features import History, Rows
 from stmp.data.schema import Schema
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
 from stmp.nets.attention import PastAttention
+from stmp.nets.decoder import Decoder
 from stmp.nets.extractor import Contexts, Extractor, windows_of
 from stmp.nets.first_guess import READINGS, FirstGuess, last_year
 from stmp.nets.heads import NormalHead, QuantileHead
@@ -95,7 +96,7 @@ class STMP(nn.Module):
         inputs += 2 * READINGS * series if config.last_year else 0
         candidates = 1 + (self.attention.heads if self.attention is not None else 0) + READINGS * bool(config.last_year)
         self.first_guess = FirstGuess(hidden, candidates, series) if candidates > 1 else None
-        self.decoder = nn.Sequential(nn.Linear(inputs, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden), nn.ReLU())
+        self.decoder = Decoder(inputs, hidden, config.dropout)
         self.head: NormalHead | QuantileHead = (
             NormalHead(hidden, series) if config.head == "normal" else QuantileHead(hidden, series, config.levels)
         )
@@ -193,7 +194,7 @@ class STMP(nn.Module):
             else:
                 samples = psi.mu[:, None]
             x = torch.cat([x.expand(-1, samples.shape[1], -1, -1), samples], dim=-1)
-        decoded = self.decoder(x)
+        decoded = self.decoder(x, episode.kept)
         candidates = torch.cat(guesses, dim=2)
         if self.first_guess is None:
             base = candidates[:, None, :, 0]  # the level
