@@ -175,6 +175,7 @@ class History:
         unread = [name in schema.known_unread for name in schema.known_names]
         self.known_unread = torch.tensor(unread, dtype=torch.bool, device=device)
         self.group = group.on(panel) if group is not None else None
+        self.series = panel.series_index if group is not None else None
 
     @property
     def feature_size(self) -> int:
@@ -308,9 +309,9 @@ class History:
 
     def _group(self, region: Tensor, periods: int) -> tuple[Tensor | None, Tensor | None]:
         """The group index of each region's series, [B, T, G], and its level, [B, T + 1, G]."""
-        if self.group is None:
+        if self.group is None or self.series is None:
             return None, None
-        series = self.panel.series_index[region]
+        series = self.series[region]
         index, level = self.group
         return index[:periods, series].transpose(0, 1), level[: periods + 1, series].transpose(0, 1)
 
