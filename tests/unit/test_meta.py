@@ -247,3 +247,14 @@ def test_training_lowers_the_loss(caplog: pytest.LogCaptureFixture) -> None:
 
     run(trainer, None, report)
     assert losses[-1] < losses[0]
+
+
+def test_the_shares_that_drop_out_and_are_hidden_are_those_asked_for() -> None:
+    episodes = many_draws(trainer_of(("model.dropout=0.2", "train.hide_last_year=0.6")), 60)
+    kept = torch.stack([e.kept.float() for e in episodes if e.kept is not None])
+    hidden = torch.stack([e.last_year_hidden.float() for e in episodes if e.last_year_hidden is not None])
+    assert len(kept) == len(hidden) == 60
+    assert float(kept.mean()) == pytest.approx(0.8, abs=0.01) and float(hidden.mean()) == pytest.approx(0.6, abs=0.03)
+    assert float(kept.mean(dim=(0, 1, 2)).std()) < 0.02  # no unit more than another
+    (none,) = many_draws(trainer_of(paper=True), 1)
+    assert none.kept is None and none.last_year_hidden is None

@@ -19,6 +19,7 @@ from stmp.data.panel import Panel
 from stmp.data.schema import Schema
 from stmp.learning.validation import history_of
 from stmp.nets.amortization import Amortization, TaskFeatures, task_mask
+from stmp.nets.decoder import Decoder
 from stmp.nets.extractor import SkipLSTM
 from stmp.nets.first_guess import NEIGHBOURS, FirstGuess, last_year
 from stmp.nets.generative import STMP
@@ -424,3 +425,37 @@ def test_nothing_after_an_origin_moves_its_forecast(preset: dict[str, dict[str, 
     assert torch.equal(before, forecast(replace(panel, sales=sales, past=past)))
     sales[:, origin] *= 7.0  # the origin itself is seen
     assert not torch.equal(before, forecast(replace(panel, sales=sales)))
+
+
+def test_the_decoder_drops_the_units_it_is_told_to() -> None:
+    """Against a loop over the units; those that stay are scaled up by what is missing."""
+    torch.manual_seed(0)
+    decoder = Decoder(5, 3, dropout=0.4)
+    x, kept = torch.randn(2, 1, 4, 5), torch.rand(2, 4, 9) >= 0.4
+    found = decoder(x, kept)
+    wide, narrow = decoder[0], decoder[2]
+    assert isinstance(wide, torch.nn.Linear) and isinstance(narrow, torch.nn.Linear)
+    for b in range(2):
+        for q in range(4):
+            first = (wide.weight @ x[b, 0, q] + wide.bias).clamp(min=0)
+            first = torch.stack([value / 0.6 if kept[b, q, u] else 0 * value for u, value in enumerate(first)])
+            second = (narrow.weight @ first + narrow.bias).clamp(min=0)
+            for u, value in enumerate(second):
+                torch.testing.assert_close(found[b, 0, q, u], value / 0.6 if kept[b, q, 6 + u] else 0 * value)
+    torch.testing.assert_close(decoder(x), torch.nn.Sequential(*decoder)(x))
+
+
+def test_what_is_hidden_is_told_by_the_episode_and_no_forecast_hides() -> None:
+    panel = weekly_panel()
+    config = Config.from_mapping({"model": {"hidden": 4}}).resolve(7, 120)
+    history = history_of(panel, Schema.fit(panel, 120), config)
+    episode = full_episode(panel, 119, 8, 200, torch.zeros(3, 1, config.model.psi_size))
+    assert episode.last_year_hidden is None and episode.kept is None
+    rows = history.rows(episode.region, episode.start)
+    hidden = torch.zeros_like(episode.query_valid)
+    hidden[:, ::2] = True
+    readings, seen = last_year(history, rows, replace(episode, last_year_hidden=hidden), counterparts=True)
+    shown, visible = last_year(history, rows, episode, counterparts=True)
+    assert not seen[:, ::2].any() and not readings[:, ::2].any() and bool(visible[:, ::2].any())
+    torch.testing.assert_close(readings[:, 1::2], shown[:, 1::2])
+    assert torch.equal(seen[:, 1::2], visible[:, 1::2])
