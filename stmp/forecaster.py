@@ -38,7 +38,10 @@ WEIGHTS = "weights.safetensors"
 DESCRIPTION = "forecaster.json"
 LEANING = "leaning."
 """Begins the names of what is no weight of the networks among the weights."""
-UNREAD_BEFORE = {"trend_periods": [], "turn_of_month": False, "members": 1, "counterparts": False}
+UNREAD_BEFORE: dict[str, dict[str, Any]] = {
+    "model": {"trend_periods": [], "turn_of_month": False, "members": 1, "counterparts": False, "dropout": 0.0},
+    "train": {"hide_last_year": 0.0},
+}
 """Settings that earlier models were written without, as they were then."""
 
 RECORDS = 2.0
@@ -401,9 +404,9 @@ class Forecaster:
             leaning = Leaning.from_json(
                 description.get("lean", 0.0), {name.removeprefix(LEANING): value for name, value in group.items()}
             )
-            description["config"]["model"] = UNREAD_BEFORE | description["config"]["model"]
+            config = description["config"]
             return cls(
-                Config.model_validate(description["config"]),
+                Config.model_validate(config | {name: old | config[name] for name, old in UNREAD_BEFORE.items()}),
                 Schema.from_json(description["schema"]),
                 description["feature_size"],
                 weights,

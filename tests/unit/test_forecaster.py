@@ -190,16 +190,18 @@ def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, 
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["forecaster.json", "weights.safetensors"]
 
 
-def test_a_model_from_before_the_trend_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
-    earlier = {"trend_periods": [], "turn_of_month": False}
-    without = stmp.train(panel, Config.from_mapping({"model": earlier}, TINY), until="2024-04-30")
+def test_a_model_from_before_some_settings_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
+    earlier = {"model": {"trend_periods": [], "turn_of_month": False, "dropout": 0.0}, "train": {"hide_last_year": 0.0}}
+    without = stmp.train(panel, Config.from_mapping(earlier, TINY), until="2024-04-30")
     without.save(tmp_path)
     file = tmp_path / "forecaster.json"
     description = json.loads(file.read_text())
-    for name in earlier:
-        del description["config"]["model"][name]
+    for section, settings in earlier.items():
+        for name in settings:
+            del description["config"][section][name]
     file.write_text(json.dumps(description))
     loaded = stmp.Forecaster.load(tmp_path)
+    assert loaded.config == without.config
     assert np.array_equal(loaded.predict(panel, "2024-05-10", 7).mean, without.predict(panel, "2024-05-10", 7).mean)
 
 
