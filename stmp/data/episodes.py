@@ -1,8 +1,8 @@
 """Episodes: the query and support days of a batch of cells, drawn so that the number of workers does not matter.
 
-A step's draws are a function of (seed, step) alone. Every worker makes the same `Plan` for the whole batch and carries
-out the rows whose regions it owns, so that one, two or three workers learn from the same tasks, and a run that was
-killed goes on with the tasks that it would have had.
+A step's draws are a function of (seed, step) alone. Every worker makes its rows of the same `Plan`, those whose regions
+it owns, and carries them out, so that one, two or three workers learn from the same tasks, and a run that was killed
+goes on with the tasks that it would have had.
 
 Regions are dealt out by strata: row b of every batch draws from the b-th run of neighbouring regions, and a worker owns
 whole runs. So each worker has equal work at each step, and reads one contiguous range of the dataset.
@@ -75,7 +75,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Plan:
-    """The random numbers of one step for the whole batch, equal on every worker. Uniform on [0, 1) but `noise`."""
+    """The random numbers of some rows of one step's batch. Uniform on [0, 1) but `noise`."""
 
     view: str
     day_type: Tensor  # [] which type a spatial step holds
@@ -88,16 +88,11 @@ class Plan:
     support: Tensor  # [B]
     noise: Tensor  # [B, L, psi], standard normal
     hidden: Tensor  # [B, Q] whether last year is hidden
-    dropout: Tensor  # [B, Q, 3 * hidden] which of the decoder's units drop out
+    dropout: Tensor  # [B, Q, 3 * hidden] which of the decoder's units drop out; [B, Q, 0] for none
 
     def tensors(self) -> dict[str, Tensor]:
         """All of the numbers, by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "view"}
-
-    def select(self, rows: Tensor) -> Plan:
-        """Some rows of the batch."""
-        chosen: dict[str, Any] = {name: t[rows] if t.ndim else t for name, t in self.tensors().items()}
-        return replace(self, **chosen)
 
     def to(self, device: torch.device) -> Plan:
         """The same numbers on a device."""
@@ -105,7 +100,7 @@ class Plan:
         return replace(self, **moved)
 
 
-def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: TrainConfig) -> Plan:
+def make_plan(seed: int, step: int, batch: int, rows: Tensor, model: ModelConfig, train: TrainConfig) -> Plan:
     """Draw the numbers of a step. All workers are in the same view at the same step.
 
     Parameters
@@ -113,29 +108,39 @@ def make_plan(seed: int, step: int, batch: int, model: ModelConfig, train: Train
     seed, step : int
     batch : int
         Rows of the whole batch, over all workers.
+    rows : Tensor int64
+        Those of them that are wanted. Each has the numbers that it has in any other choice.
     """
     # Two hashes apart: neighbouring seeds and steps share no numbers.
-    generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-    )
+    first, second = np.random.SeedSequence([seed, step]).generate_state(2, np.uint64)
+    generator = torch.Generator().manual_seed(int(first >> 1))
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
+        return torch.rand((batch, *shape), generator=generator)[rows]
 
+    units = 3 * model.hidden if model.dropout else 0
     return Plan(
         view=view_at(step, train),
-        day_type=uniform(),
-        region=uniform(batch),
-        anchor=uniform(batch, 3),
-        place=uniform(batch),
-        cold=uniform(batch, 2),
-        target=uniform(batch, train.queries),
-        lead=uniform(batch, train.queries),
-        support=uniform(batch),
-        noise=torch.randn(batch, model.samples, model.psi_size, generator=generator),
-        hidden=uniform(batch, train.queries),
-        dropout=uniform(batch, train.queries, 3 * model.hidden if model.dropout else 0),
+        day_type=torch.rand((), generator=generator),
+        region=uniform(),
+        anchor=uniform(3),
+        place=uniform(),
+        cold=uniform(2),
+        target=uniform(train.queries),
+        lead=uniform(train.queries),
+        support=uniform(),
+        noise=torch.randn(batch, model.samples, model.psi_size, generator=generator)[rows],
+        hidden=uniform(train.queries),
+        dropout=_uniform_by_row(int(second), rows, (train.queries, units)),
     )
+
+
+def _uniform_by_row(key: int, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers [len(rows), *shape] where drawing those of all rows on each worker would take too long."""
+    drawn = torch.empty(len(rows), *shape)
+    for row, numbers in zip(rows.tolist(), drawn.numpy(), strict=True):
+        np.random.Generator(np.random.Philox(key=[key, row])).random(out=numbers, dtype=np.float32)
+    return drawn
 
 
 def view_at(step: int, train: TrainConfig) -> str:
@@ -250,7 +255,7 @@ class EpisodeSampler:
         if len(self.mine) == 0:
             return None
         if step not in self.plans:
-            self.plans = {step: make_plan(self.seed, step, self.batch, self.model, self.train).select(self.mine)}
+            self.plans = {step: make_plan(self.seed, step, self.batch, self.mine, self.model, self.train)}
         return self.plans[step]
 
     def draw(self, step: int) -> Episode | None:

@@ -33,10 +33,24 @@ def test_no_worker_does_much_more_than_another() -> None:
 
 def test_plans_of_neighbouring_seeds_and_steps_share_nothing() -> None:
     config = small_config().resolve(1, 500)
-    first, step, seed = (make_plan(*at, 9, config.model, config.train).target for at in ((0, 1), (0, 2), (1, 1)))
-    assert not torch.isclose(first, step).any()
-    assert not torch.isclose(first, seed).any()
-    assert torch.equal(first, make_plan(0, 1, 9, config.model, config.train).target)
+    rows = torch.arange(9)
+    first, step, seed = (
+        make_plan(*at, 9, rows, config.model, config.train).tensors() for at in ((0, 1), (0, 2), (1, 1))
+    )
+    for name, numbers in first.items():
+        assert not torch.isclose(numbers, step[name]).all(dim=-1).any(), name
+        assert not torch.isclose(numbers, seed[name]).all(dim=-1).any(), name
+        assert name == "day_type" or len(numbers.unique(dim=0)) == 9, "no row is another's"
+
+
+def test_a_row_has_the_same_numbers_whoever_draws_it() -> None:
+    config = small_config().resolve(1, 500)
+    whole, some = (
+        make_plan(3, 5, 9, rows, config.model, config.train).tensors()
+        for rows in (torch.arange(9), torch.tensor([2, 7]))
+    )
+    for name, numbers in whole.items():
+        assert torch.equal(numbers if name == "day_type" else numbers[[2, 7]], some[name]), name
 
 
 @pytest.mark.parametrize(("period_days", "quarter_learned"), [(1, 13 * 7 + 52 * 7 + 28), (7, 13 + 52 + 8)])
