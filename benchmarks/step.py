@@ -139,9 +139,16 @@ def tasks_of(episode: Episode, day_type: Tensor, own_support: bool) -> list[Epis
                     target=episode.target[one, queries], origin=episode.origin[one, queries],
                     query_valid=episode.query_valid[one, queries], support=episode.support[one, supports],
                     support_valid=episode.support_valid[one, supports],
+                    last_year_hidden=of_queries(episode.last_year_hidden, one, queries),
+                    kept=of_queries(episode.kept, one, queries),
                 )
             )  # fmt: skip
     return tasks
+
+
+def of_queries(numbers: Tensor | None, one: slice, queries: Tensor) -> Tensor | None:
+    """Some queries' part of what an episode may have."""
+    return numbers[one, queries] if numbers is not None else None
 
 
 def loop_step(trainer: MetaTrainer) -> Callable[[], float]:
