@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.step import loop_step
 from stmp.config import Config
 from stmp.data.episodes import Episode, Strata, make_plan
 from stmp.errors import DataError, TrainingError
@@ -272,3 +273,16 @@ def test_the_shares_that_drop_out_and_are_hidden_are_those_asked_for() -> None:
     assert float(kept.mean(dim=(0, 1, 2)).std()) < 0.02  # no unit more than another
     (none,) = many_draws(trainer_of(paper=True), 1)
     assert none.kept is None and none.last_year_hidden is None
+
+
+@pytest.mark.parametrize("scene", ["product", "paper"])
+def test_a_step_learns_what_a_loop_over_its_tasks_and_windows_does(scene: str) -> None:
+    """The yardstick of benchmarks/step.py: one task after another, each window encoded for itself."""
+    looped, ours = trainer_of(**SCENES[scene]), trainer_of(**SCENES[scene])
+    loop = loop_step(looped)
+    for _ in range(4):
+        ours.sums.clear()
+        ours.train_step()
+        view = ours.sampler.view(ours.step - 1)
+        assert loop() == pytest.approx(ours.sums[f"{view}/loss"][0], rel=1e-4)
+    assert furthest(weights(looped), weights(ours))[0] < 1e-4
