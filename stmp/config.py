@@ -95,7 +95,7 @@ class ModelConfig(_Section):
         None, ge=1, description="Periods of the trailing level that scales sales; by default 63 days or 13 weeks."
     )
     dropout: float = Field(
-        0.3, ge=0, lt=0.99, description="Share of the decoder's units that drop out in training; 0 for none (paper)."
+        0.3, ge=0, lt=1, description="Share of the decoder's units that drop out in training; 0 for none (paper)."
     )
     head: Literal["normal", "quantile"] = Field(
         "quantile", description="`normal`: unit variance, loss is the squared error (paper). `quantile`: no crossing."

@@ -175,7 +175,7 @@ class History:
         unread = [name in schema.known_unread for name in schema.known_names]
         self.known_unread = torch.tensor(unread, dtype=torch.bool, device=device)
         self.group = group.on(panel) if group is not None else None
-        self.series = panel.series_index if group is not None else None
+        self.series_index = panel.series_index  # once: to look it up copies from the host, which a CUDA graph cannot
 
     @property
     def feature_size(self) -> int:
@@ -309,9 +309,9 @@ class History:
 
     def _group(self, region: Tensor, periods: int) -> tuple[Tensor | None, Tensor | None]:
         """The group index of each region's series, [B, T, G], and its level, [B, T + 1, G]."""
-        if self.group is None or self.series is None:
+        if self.group is None:
             return None, None
-        series = self.series[region]
+        series = self.series_index[region]
         index, level = self.group
         return index[:periods, series].transpose(0, 1), level[: periods + 1, series].transpose(0, 1)
 

@@ -39,8 +39,8 @@ def test_plans_of_neighbouring_seeds_and_steps_share_nothing() -> None:
         make_plan(*at, 9, rows, config.model, config.train).tensors() for at in ((0, 1), (0, 2), (1, 1))
     )
     for name, numbers in first.items():
-        assert not torch.isclose(numbers, step[name]).all(dim=-1).any(), name
-        assert not torch.isclose(numbers, seed[name]).all(dim=-1).any(), name
+        assert float(torch.isclose(numbers, step[name]).float().mean()) < 0.001, name
+        assert float(torch.isclose(numbers, seed[name]).float().mean()) < 0.001, name
         assert name == "day_type" or len(numbers.unique(dim=0)) == 9, "no row is another's"
 
 
