@@ -155,7 +155,7 @@ class MetaTrainer:
             )
         self.schema = Schema.fit(panel, last, workers.reduce)
         if self.schema.known_unread and workers.rank == 0:
-            logger.warning("Not read, as it hardly ever changed: %s.", ", ".join(self.schema.known_unread))
+            logger.warning("Covariates that hardly ever changed are not read: %s.", ", ".join(self.schema.known_unread))
         group = group_of(panel, until, config, workers)
         self.history = history_of(panel, self.schema, config, group)
         positions = shard.positions[rows_of]
