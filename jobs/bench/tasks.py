@@ -33,6 +33,8 @@ class FevTask:
         Of MASE, SQL and the seasonal naive.
     frequency : str
         Of the data that it starts from.
+    first_cutoff : str
+        The day after which the first window begins; by default the windows end where each series ends.
     min_length : int
         Shorter series are left out, as fev does.
     gaps_sell_nothing : bool
@@ -51,6 +53,7 @@ class FevTask:
     windows: int
     season: int
     frequency: str
+    first_cutoff: str = ""
     min_length: int = 0
     gaps_sell_nothing: bool = False
     gaps_closed: bool = False
@@ -98,7 +101,7 @@ class FevTask:
             "eval_metric": "SQL",
             "extra_metrics": ["MASE", {"name": "WAPE", "epsilon": 1.0}, {"name": "WQL", "epsilon": 1.0}],
             "quantile_levels": QUANTILES,
-        }
+        } | ({"initial_cutoff": self.first_cutoff} if self.first_cutoff else {})
 
 
 TASKS = {
@@ -106,6 +109,8 @@ TASKS = {
     "favorita_transactions_1D": FevTask(28, 10, 7, "D", min_length=721, gaps_sell_nothing=True),
     "rossmann_1W": FevTask(13, 8, 1, "D", gaps_closed=True, weeks=True, exact=True),
     "favorita_transactions_1W": FevTask(13, 10, 1, "D", min_length=721, gaps_sell_nothing=True, weeks=True),
+    "rohlik_orders_1D": FevTask(61, 5, 7, "D", first_cutoff="2023-05-01"),
+    "rohlik_orders_1W": FevTask(8, 5, 1, "D", first_cutoff="2023-05-01", weeks=True),
     "walmart": FevTask(39, 1, 1, "W", min_length=79),
 }
 

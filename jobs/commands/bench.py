@@ -32,7 +32,10 @@ Baselines = Annotated[
 def fev(
     task: Annotated[
         str,
-        typer.Argument(help="rossmann_1D, rossmann_1W, favorita_transactions_1D, favorita_transactions_1W or walmart."),
+        typer.Argument(
+            help="rossmann_1D, rossmann_1W, favorita_transactions_1D, favorita_transactions_1W, rohlik_orders_1D, "
+            "rohlik_orders_1W or walmart."
+        ),
     ],
     data: DataUri,
     preset: Preset = "product",

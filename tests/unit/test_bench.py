@@ -147,6 +147,17 @@ def test_unknown_tasks_and_baselines_are_refused() -> None:
     assert isinstance(make_learners(Config(), [3], 10, ["lightgbm"], 7)["lightgbm"], Boosted)
 
 
+def test_windows_begin_after_a_day_where_the_task_names_one(tmp_path: Path) -> None:
+    assert "initial_cutoff" not in TASK.settings(tmp_path)
+    assert replace(TASK, first_cutoff="2023-05-01").settings(tmp_path)["initial_cutoff"] == "2023-05-01"
+
+
+def test_the_command_names_each_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "fev", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in TASKS)
+
+
 def test_each_task_has_a_published_leaderboard() -> None:
     for name in TASKS:
         rows = published(name)

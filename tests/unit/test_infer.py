@@ -62,6 +62,16 @@ def test_store_and_item_are_region_and_series_whatever_their_spelling(tmp_path: 
     assert sales["target"] == "UnitSales"
 
 
+def test_a_number_of_each_row_is_no_region(tmp_path: Path) -> None:
+    frame = long_table().rename(columns={"unique_id": "warehouse", "y": "orders"})
+    sales = infer(tmp_path, frame.assign(id=[f"row {i}" for i in range(len(frame))]))["tables"]["sales"]
+    assert (sales["region"], sales["target"]) == ("warehouse", "orders")
+    other = tmp_path / "other"
+    other.mkdir()
+    frame["country"] = frame.pop("warehouse")
+    assert infer(other, frame.assign(store_id=range(len(frame))))["tables"]["sales"]["region"] == "country"
+
+
 def test_rows_after_the_last_sales_show_what_is_known_ahead(tmp_path: Path) -> None:
     frame = long_table(footfall=np.arange(90) % 7.0, temperature=np.arange(90) % 5)
     last = frame["ds"] > frame["ds"].max() - pd.Timedelta(days=5)

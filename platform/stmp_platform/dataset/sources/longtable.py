@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from stmp_platform.dataset.raw import Engine, RawTable, name_sql, open_table
 # Names as they are compared: lower case, anything but letters and digits as "_". Earlier names win.
 REGION = (
     "unique_id", "region_id", "region", "store_id", "store", "store_nbr", "store_number", "store_code", "shop_id",
-    "shop", "branch_id", "branch", "outlet_id", "outlet", "location_id", "location", "site_id", "site", "market",
-    "country", "city", "series_id", "id",
+    "shop", "branch_id", "branch", "outlet_id", "outlet", "warehouse_id", "warehouse", "location_id", "location",
+    "site_id", "site", "market", "district", "country", "state", "city", "series_id", "id",
 )  # fmt: skip
 SERIES = (
     "series_id", "series", "item_id", "item", "item_nbr", "sku_id", "sku", "product_id", "product", "article",
@@ -38,7 +38,8 @@ DATE = (
 )  # fmt: skip
 TARGET = (
     "y", "sales", "target", "value", "sales_value", "unit_sales", "weekly_sales", "daily_sales", "net_sales", "revenue",
-    "turnover", "quantity", "qty", "demand", "units", "units_sold", "volume", "amount", "transactions", "count",
+    "turnover", "quantity", "qty", "demand", "units", "units_sold", "num_sold", "volume", "amount", "orders",
+    "transactions", "visitors", "count",
 )  # fmt: skip
 _SAMPLE = 300  # regions whose dates are looked at one by one
 
@@ -147,7 +148,7 @@ class _Scan:
         rows = int(self.query("count(*)")[0][0])
         if rows == 0:
             raise DataError(f"{self.source} has no rows; a long table has one row a region and date")
-        region, series, date, target = _roles(self.source, columns)
+        region, series, date, target = _roles(self.source, columns, self.names_rows)
         self.check_date(columns[date], rows)
         self.check_target(columns[target])
         covariates = tuple(name for name in columns if name not in (region, series, date, target))
@@ -198,6 +199,11 @@ class _Scan:
         texts = [name for name, column in found.items() if not column.numeric]
         row = self.query(", ".join(f"count(DISTINCT {self.text(name)})" for name in texts) or "0")[0]
         return found | {name: replace(found[name], values=row[i]) for i, name in enumerate(texts)}
+
+    def names_rows(self, name: str) -> bool:
+        """Whether each row has a value of its own, as a row's number has and no region."""
+        rows, values = self.query(f"count(*), count(DISTINCT {self.text(name)})")[0]
+        return bool(values == rows > 1)
 
     def check_date(self, column: Column, rows: int) -> None:
         place = f"{self.source}: column {column.name!r} (the date)"
@@ -289,7 +295,9 @@ class _Scan:
         return agree, disagree
 
 
-def _roles(source: str, columns: dict[str, Column]) -> tuple[str, str | None, str, str]:
+def _roles(
+    source: str, columns: dict[str, Column], names_rows: Callable[[str], bool]
+) -> tuple[str, str | None, str, str]:
     by_normal: dict[str, str] = {}
     for name in columns:
         by_normal.setdefault(normal(name), name)
@@ -299,7 +307,8 @@ def _roles(source: str, columns: dict[str, Column]) -> tuple[str, str | None, st
 
     date = first(n for n in DATE if n in by_normal and columns[by_normal[n]].dates > 0) or first(DATE)
     target = first(TARGET, [date])
-    region = first(REGION, [date, target])
+    regions = [by_normal[n] for n in REGION if n in by_normal and by_normal[n] not in (date, target)]
+    region = next((name for name in regions if not names_rows(name)), regions[0] if regions else None)
     series = first(SERIES, [date, target, region])
     if region is not None and normal(region) in ("unique_id", "id", "series_id"):
         series = None  # such an id names the whole series already
