@@ -141,6 +141,7 @@ def tasks_of(episode: Episode, day_type: Tensor, own_support: bool) -> list[Epis
                     support_valid=episode.support_valid[one, supports],
                     last_year_hidden=of_queries(episode.last_year_hidden, one, queries),
                     kept=of_queries(episode.kept, one, queries),
+                    growth=episode.growth[one] if episode.growth is not None else None,
                 )
             )  # fmt: skip
     return tasks

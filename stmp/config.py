@@ -173,6 +173,12 @@ class TrainConfig(_Section):
         description="Share of queries that are shown nothing of last year in training, so that days are not known by "
         "what was sold a year before.",
     )
+    growth: float = Field(
+        0.3,
+        ge=0,
+        description="Standard deviation of the growth of a year (its logarithm) that the sales of each region in a "
+        "step are given, so that the few trends there are in the data are not learned by heart; 0 for none.",
+    )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup: int = Field(
         100, ge=0, description="Steps of linear warm-up; then the rate falls by a cosine to a twentieth."

@@ -45,6 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "temporal view only": ("train.views=temporal",),
     "no dropout": ("model.dropout=0",),
     "last year never hidden": ("train.hide_last_year=0",),
+    "no growth": ("train.growth=0",),
     "no short histories": ("train.cold_fraction=0",),
     "no weight average": ("train.ema=0",),
     "three networks": ("model.members=3",),

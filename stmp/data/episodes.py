@@ -52,6 +52,8 @@ class Episode:
         Queries that are shown nothing of last year, in training.
     kept : Tensor bool [B, Q, 3 * hidden] or None
         Units of the decoder that do not drop out, in training.
+    growth : Tensor [B] or None
+        Logarithm of the growth of a year that the sales of each row are given in training.
     """
 
     region: Tensor
@@ -66,6 +68,7 @@ class Episode:
     view: str
     last_year_hidden: Tensor | None = None
     kept: Tensor | None = None
+    growth: Tensor | None = None
 
     @property
     def horizon(self) -> Tensor:
@@ -75,7 +78,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Plan:
-    """The random numbers of some rows of one step's batch. Uniform on [0, 1) but `noise`."""
+    """The random numbers of some rows of one step's batch. Uniform on [0, 1) but `noise` and `growth`."""
 
     view: str
     day_type: Tensor  # [] which type a spatial step holds
@@ -88,6 +91,7 @@ class Plan:
     support: Tensor  # [B]
     noise: Tensor  # [B, L, psi], standard normal
     hidden: Tensor  # [B, Q] whether last year is hidden
+    growth: Tensor  # [B], standard normal
     dropout: Tensor  # [B, Q, 3 * hidden] which of the decoder's units drop out; [B, Q, 0] for none
 
     def tensors(self) -> dict[str, Tensor]:
@@ -131,6 +135,7 @@ def make_plan(seed: int, step: int, batch: int, rows: Tensor, model: ModelConfig
         support=uniform(),
         noise=torch.randn(batch, model.samples, model.psi_size, generator=generator)[rows],
         hidden=uniform(train.queries),
+        growth=torch.randn(batch, generator=generator)[rows],
         dropout=_uniform_by_row(int(second), rows, (train.queries, units)),
     )
 
@@ -311,6 +316,7 @@ class EpisodeSampler:
             view=plan.view,
             last_year_hidden=plan.hidden < self.train.hide_last_year if self.train.hide_last_year else None,
             kept=plan.dropout >= self.model.dropout if self.model.dropout else None,
+            growth=self.train.growth * plan.growth if self.train.growth else None,
         )
 
     def _wanted_types(self, plan: Plan, usable: Tensor, day_type: Tensor) -> Tensor:

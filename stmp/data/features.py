@@ -19,6 +19,7 @@ from stmp.data.calendar import Calendar, period_days
 from stmp.data.closure import closures
 from stmp.data.counterpart import counterparts
 from stmp.data.group_index import GroupIndex
+from stmp.data.growth import YEAR, grown
 from stmp.data.panel import Panel
 from stmp.data.schema import MIN_LEVEL, Schema, signed_log
 
@@ -189,7 +190,15 @@ class History:
         first = self.calendar_features.shape[-1]
         return slice(first, first + (len(self.schema.known_names) + 1) * self.use_known)
 
-    def rows(self, region: Tensor, start: Tensor, known: Tensor | None = None, *, end: int | None = None) -> Rows:
+    def rows(
+        self,
+        region: Tensor,
+        start: Tensor,
+        known: Tensor | None = None,
+        *,
+        end: int | None = None,
+        growth: Tensor | None = None,
+    ) -> Rows:
         """Slice and scale some regions.
 
         Parameters
@@ -203,10 +212,15 @@ class History:
             it, or without a group index.
         end : int, optional
             Cut the time axis here.
+        growth : Tensor [B], optional
+            Logarithm of the growth of a year to give the sales, around the period `known`.
         """
         panel, which = self.panel, self.panel.calendar_index[region]
         sales = panel.sales[region, :end]
         periods = torch.arange(sales.shape[1], device=sales.device)
+        if growth is not None:
+            assert known is not None, "growth turns around the period that it is known by"
+            sales = grown(sales, (periods - known[:, None]) * (panel.period_days / YEAR), growth)
         seen = periods >= start[:, None]  # [B, T]
         given = panel.observed[region, :end]
         begun = (sales * given).cummax(dim=1).values > 0
