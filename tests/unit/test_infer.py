@@ -96,6 +96,40 @@ def test_without_future_rows_names_decide_and_the_file_says_so(tmp_path: Path) -
     assert "- shelf_price   # guess, by its name; 1 rows lack it" in text, "an empty price is no price of 0"
 
 
+def test_a_column_that_names_holidays_is_the_calendar(tmp_path: Path) -> None:
+    frame = long_table(days=40)
+    feast, fair = frame["ds"] == "2024-12-25", frame["ds"] == "2025-01-03"
+    frame["event_name"] = np.select([feast, fair], ["Christmas", "Fair"], default=None)
+    frame["event_type"] = np.select([feast, fair], ["feast", "market"], default=None)
+    spec = infer(tmp_path, frame)
+    assert spec["tables"]["calendar"] == {"path": "calendar.csv", "date": "date", "events": ["event_name"]}
+    assert (tmp_path / "calendar.csv").read_text() == "date,event_name\n2024-12-25,Christmas\n2025-01-03,Fair\n"
+    assert spec["day_types"]["festival"][1] == {"event": ["Christmas"], "before": 10, "after": 1}
+    assert spec["tables"]["sales"]["known"] == ["event_type"], "a kind of event is no name"
+
+    frame.loc[fair & (frame["unique_id"] == "s1"), "event_name"] = None
+    other = tmp_path / "other"
+    other.mkdir()
+    assert infer(other, frame)["tables"]["calendar"]["scope"] == "region"
+    days = pd.read_csv(other / "calendar.csv").groupby("event_name")["region"].agg(list)
+    assert days.to_dict() == {"Christmas": ["s0", "s1", "s2"], "Fair": ["s0", "s2"]}
+
+    later = pd.concat([frame, frame[fair].assign(ds=pd.Timestamp("2025-01-10"))])
+    infer(other, later)  # days at its end are added, others are not touched
+    assert "2025-01-10" in (other / "calendar.csv").read_text()
+    with pytest.raises(ConfigError, match="is there already"):
+        infer(other, frame.assign(event_name=np.where(feast, "Easter", None)))
+
+
+def test_a_country_calendar_comes_before_a_column_that_names_holidays(tmp_path: Path) -> None:
+    frame = long_table()
+    frame["holiday"] = np.where(frame["ds"] == "2024-12-25", "Feast", None)
+    spec = infer(tmp_path, frame, country="DE")
+    assert spec["tables"]["calendar"]["events"] == ["holiday"]
+    assert "Feast" not in (tmp_path / "calendar.csv").read_text()
+    assert spec["tables"]["sales"]["known"] == ["holiday"]
+
+
 @pytest.mark.parametrize(("column", "closed_value"), [("open", 0), ("is_closed", 1)])
 def test_closed_days_are_found_where_flag_and_sales_agree(tmp_path: Path, column: str, closed_value: int) -> None:
     frame = long_table()
@@ -208,6 +242,6 @@ def test_an_edited_file_is_never_overwritten(tmp_path: Path) -> None:
     spec.unlink()
     lines = calendar.read_text().splitlines(keepends=True)
     calendar.write_text("".join(lines[:2] + lines[3:]))  # a holiday taken out is an edit, not an older calendar
-    with pytest.raises(ConfigError, match=r"calendar\.csv is there already"):
+    with pytest.raises(ConfigError, match="is there already"):
         infer(tmp_path, long_table(400), country="DE")
     assert not spec.exists(), "nothing is written where one file is refused"

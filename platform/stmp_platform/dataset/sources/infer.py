@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +48,7 @@ def infer_spec(
     sales_path
         CSV or Parquet in long format: unique_id, ds, y and covariates, or near names.
     country
-        Whose public holidays are festivals: DE, DE-BE, US-CA. Without one there are no festivals.
+        Whose public holidays are festivals: DE, DE-BE, US-CA. Without one they are the days that a column names.
     out
         Folder for dataset.yaml, calendar.csv and regions.csv; default the folder of the table.
 
@@ -78,7 +79,9 @@ def infer(table: LongTable, country: str | None, path: str) -> Inferred:
         dates = table.by_date["date"]
         years = range(int(dates.iloc[0].year), int(dates.iloc[-1].year) + 2)
         calendar = country_calendar(country, list(years))
-    known, past, fill, notes = _covariates(table)
+    elif table.event_names:
+        calendar = _named_days(table)
+    known, past, fill, notes = _covariates(table, () if country is not None else table.event_names)
     files = {"dataset.yaml": _render(table, path, country, calendar, known, past, fill, notes)}
     if calendar is not None:
         files["calendar.csv"] = calendar.events.to_csv(index=False, lineterminator="\n")
@@ -94,7 +97,15 @@ def _absolute(source: str) -> str:
     return source if "://" in source else str(Path(source).resolve())
 
 
-def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[str, str], list[str]]:
+def _named_days(table: LongTable) -> CountryCalendar:
+    """The days that the table itself names, as a calendar; it says nothing of the weekend."""
+    christmas = table.events.loc[table.events["date"].str.endswith("-12-25"), list(table.event_names)].stack()
+    return CountryCalendar(table.events, (5, 6), "" if christmas.empty else str(christmas.mode()[0]))
+
+
+def _covariates(
+    table: LongTable, events: Sequence[str]
+) -> tuple[dict[str, str], dict[str, str], dict[str, str], list[str]]:
     """Known and past covariates with the reason for each, fills for empty known values, and what was left out."""
     known: dict[str, str] = {}
     past: dict[str, str] = {}
@@ -103,8 +114,8 @@ def _covariates(table: LongTable) -> tuple[dict[str, str], dict[str, str], dict[
     future = table.future
     for name in table.covariates:
         column = table.columns[name]
-        if name in table.constant:
-            continue  # a static feature
+        if name in table.constant or name in events:
+            continue  # a static feature, or in the calendar
         if normal(name) in DATE:
             notes.append(f"{name}: left out, {table.date} is the date already")
             continue
@@ -174,7 +185,11 @@ def _render(
         lines += [f"    numeric: {_flow(numeric)}"] if numeric else []
         lines += [f"    categorical: {_flow(text)}"] if text else []
     if calendar is not None:
-        lines += ["  calendar:", "    path: calendar.csv", "    date: date", "    events: [holiday]"]
+        names = [str(name) for name in calendar.events.columns if name not in ("date", "region")]
+        told = "" if country else f"   # the days named by {' and '.join(names)}; add those to come"
+        lines += [f"  calendar:{told}", "    path: calendar.csv", "    date: date"]
+        lines += ["    scope: region"] if "region" in calendar.events else []
+        lines.append(f"    events: {_flow(names)}")
     closed = next((c for c in table.closed if c in known or c in past), None)
     if closed is not None:
         value = int(table.closed[closed])
@@ -216,10 +231,10 @@ def _flow(names: list[str]) -> str:
 
 
 def _grown(name: str, old: str, new: str) -> bool:
-    """Whether a derived file only grew with the data: whole years of holidays at its end, or more regions."""
+    """Whether a derived file only grew with the data: later holidays at its end, or more regions."""
     if name == "calendar.csv":
         more = new.removeprefix(old)
-        return new.startswith(old) and old.endswith("\n") and old.splitlines()[-1][:4] < more[:4]
+        return new.startswith(old) and old.endswith("\n") and old.splitlines()[-1][:10] < more[:10]
     return name == "regions.csv" and set(old.splitlines()) <= set(new.splitlines())
 
 

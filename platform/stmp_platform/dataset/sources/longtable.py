@@ -41,6 +41,9 @@ TARGET = (
     "turnover", "quantity", "qty", "demand", "units", "units_sold", "num_sold", "volume", "amount", "orders",
     "transactions", "visitors", "count",
 )  # fmt: skip
+_EVENT = re.compile(r"(^|_)(holiday|event|festival)")
+_SELDOM = 0.2
+"""Share of the rows, at most, that a column fills that names events."""
 _SAMPLE = 300  # regions whose dates are looked at one by one
 
 
@@ -72,6 +75,8 @@ class LongTable:
     closed : flags named open or closed that agree with the sales, and their value on closed days
     disagree : flags that do not, and the number of rows with sales on "closed" days
     static : covariates that never change within a region, one row a region
+    event_names : texts that name the holiday or event of a few days
+    events : those days: date, region unless it is the same for all, and the names
     """
 
     source: str
@@ -88,6 +93,8 @@ class LongTable:
     closed: dict[str, float]
     disagree: dict[str, int]
     static: pd.DataFrame
+    event_names: tuple[str, ...]
+    events: pd.DataFrame
 
     @property
     def last_sold(self) -> pd.Timestamp:
@@ -157,9 +164,10 @@ class _Scan:
         frequency, weekday = _frequency(f"{self.source}: column {date!r}", self.steps(keys, date))
         static = self.constant(region, [columns[c] for c in covariates if columns[c].filled])
         closed, disagree = self.closed(target, [columns[c] for c in covariates])
+        events = [c for c in covariates if _names_events(columns[c], rows) and c not in static]
         return LongTable(
             self.source, rows, columns, region, series, date, target, covariates, by_date, frequency, weekday, closed,
-            disagree, static,
+            disagree, static, tuple(events), self.events(region, date, events),
         )  # fmt: skip
 
     def query(self, select: str, rest: str = "") -> list[tuple[Any, ...]]:
@@ -293,6 +301,26 @@ class _Scan:
             elif rows:
                 agree[column.name] = closed
         return agree, disagree
+
+    def events(self, region: str, date: str, names: Sequence[str]) -> pd.DataFrame:
+        """The days that some columns name: date, region unless all regions of a day have the same, and the names."""
+        if not names:
+            return pd.DataFrame()
+        day, place = f"strftime({self.table.stamp(date)}, '%Y-%m-%d') AS date", f"{self.text(region)} AS region"
+        texts = ", ".join(f"{self.text(name)} AS {name_sql(name)}" for name in names)
+        named = " OR ".join(f"{self.text(name)} IS NOT NULL" for name in names)
+        rows = self.frame(f"DISTINCT {day}, {place}, {texts}", f"WHERE {named} ORDER BY ALL")
+        regions = self.frame(f"{day}, count(DISTINCT {self.text(region)}) AS regions", "GROUP BY 1")
+        alike = rows.groupby(["date", *names], dropna=False)["region"].nunique().reset_index(name="named")
+        both = alike.merge(regions, on="date")
+        return alike.drop(columns="named") if (both["named"] == both["regions"]).all() else rows
+
+
+def _names_events(column: Column, rows: int) -> bool:
+    """Whether a text is empty but for a few rows, and called like a holiday or an event; its kind is no name."""
+    words = normal(column.name)
+    called = bool(_EVENT.search(words)) and "type" not in words.split("_")
+    return called and column.values > 0 and column.filled <= _SELDOM * rows
 
 
 def _roles(
