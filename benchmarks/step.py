@@ -32,6 +32,7 @@ from stmp.config import Config
 from stmp.data.episodes import Episode
 from stmp.data.features import Rows
 from stmp.data.panel import Panel
+from stmp.data.steps import LevelStep
 from stmp.data.synthetic import generate
 from stmp.learning.meta import MetaTrainer, Shard
 from stmp.learning.workers import Workers
@@ -141,7 +142,7 @@ def tasks_of(episode: Episode, day_type: Tensor, own_support: bool) -> list[Epis
                     support_valid=episode.support_valid[one, supports],
                     last_year_hidden=of_queries(episode.last_year_hidden, one, queries),
                     kept=of_queries(episode.kept, one, queries),
-                    growth=episode.growth[one] if episode.growth is not None else None,
+                    step=episode.step and LevelStep(episode.step.begin[one], episode.step.size[one]),
                 )
             )  # fmt: skip
     return tasks

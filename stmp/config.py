@@ -173,11 +173,11 @@ class TrainConfig(_Section):
         description="Share of queries that are shown nothing of last year in training, so that days are not known by "
         "what was sold a year before.",
     )
-    growth: float = Field(
-        0.3,
+    level_step: float = Field(
+        0.4,
         ge=0,
-        description="Standard deviation of the growth of a year (its logarithm) that the sales of each region in a "
-        "step are given, so that the few trends there are in the data are not learned by heart; 0 for none.",
+        description="Half of the regions in a step have their past multiplied by a number whose logarithm has this "
+        "standard deviation, so that the few trends there are in the data are not learned by heart; 0 for none.",
     )
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup: int = Field(

@@ -40,7 +40,7 @@ LEANING = "leaning."
 """Begins the names of what is no weight of the networks among the weights."""
 UNREAD_BEFORE: dict[str, dict[str, Any]] = {
     "model": {"trend_periods": [], "turn_of_month": False, "members": 1, "counterparts": False, "dropout": 0.0},
-    "train": {"hide_last_year": 0.0, "growth": 0.0},
+    "train": {"hide_last_year": 0.0, "level_step": 0.0},
 }
 """Settings that earlier models were written without, as they were then."""
 

@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 PAPER = {"model": {"instances": "window", "samples": 2, "pooling": "mean", "known": False, "transform": "linear",
                    "head": "normal", "series": "joint", "last_year": False, "trend_periods": [], "dropout": 0.0},
          "train": {"day_type_temperature": 0.0, "cold_fraction": 0.0, "ema": 0.0, "hide_last_year": 0.0,
-                   "growth": 0.0}}  # fmt: skip
+                   "level_step": 0.0}}  # fmt: skip
 
 
 SCENES: dict[str, dict[str, Any]] = {

@@ -20,6 +20,7 @@ from torch import Tensor
 from stmp.config import ModelConfig, TrainConfig
 from stmp.data.panel import Panel
 from stmp.data.schema import BLOCK
+from stmp.data.steps import SHARE, LevelStep
 
 POOLED_GROUP = 4
 """Regions whose support is pooled together where a task is a day type over its regions."""
@@ -52,8 +53,8 @@ class Episode:
         Queries that are shown nothing of last year, in training.
     kept : Tensor bool [B, Q, 3 * hidden] or None
         Units of the decoder that do not drop out, in training.
-    growth : Tensor [B] or None
-        Logarithm of the growth of a year that the sales of each row are given in training.
+    step : LevelStep or None
+        What makes the past before the context lie higher or lower, in training.
     """
 
     region: Tensor
@@ -68,7 +69,7 @@ class Episode:
     view: str
     last_year_hidden: Tensor | None = None
     kept: Tensor | None = None
-    growth: Tensor | None = None
+    step: LevelStep | None = None
 
     @property
     def horizon(self) -> Tensor:
@@ -78,7 +79,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Plan:
-    """The random numbers of some rows of one step's batch. Uniform on [0, 1) but `noise` and `growth`."""
+    """The random numbers of some rows of one step's batch. Uniform on [0, 1) but `noise` and `step`."""
 
     view: str
     day_type: Tensor  # [] which type a spatial step holds
@@ -91,7 +92,8 @@ class Plan:
     support: Tensor  # [B]
     noise: Tensor  # [B, L, psi], standard normal
     hidden: Tensor  # [B, Q] whether last year is hidden
-    growth: Tensor  # [B], standard normal
+    stepped: Tensor  # [B] whether the level takes a step
+    step: Tensor  # [B], standard normal
     dropout: Tensor  # [B, Q, 3 * hidden] which of the decoder's units drop out; [B, Q, 0] for none
 
     def tensors(self) -> dict[str, Tensor]:
@@ -135,7 +137,8 @@ def make_plan(seed: int, step: int, batch: int, rows: Tensor, model: ModelConfig
         support=uniform(),
         noise=torch.randn(batch, model.samples, model.psi_size, generator=generator)[rows],
         hidden=uniform(train.queries),
-        growth=torch.randn(batch, generator=generator)[rows],
+        stepped=uniform(),
+        step=torch.randn(batch, generator=generator)[rows],
         dropout=_uniform_by_row(int(second), rows, (train.queries, units)),
     )
 
@@ -316,8 +319,14 @@ class EpisodeSampler:
             view=plan.view,
             last_year_hidden=plan.hidden < self.train.hide_last_year if self.train.hide_last_year else None,
             kept=plan.dropout >= self.model.dropout if self.model.dropout else None,
-            growth=self.train.growth * plan.growth if self.train.growth else None,
+            step=self._step(plan, end - self.context),
         )
+
+    def _step(self, plan: Plan, begin: Tensor) -> LevelStep | None:
+        """The steps of a share of the rows, each where its context begins."""
+        if not self.train.level_step:
+            return None
+        return LevelStep(begin, torch.where(plan.stepped < SHARE, self.train.level_step * plan.step, 0.0))
 
     def _wanted_types(self, plan: Plan, usable: Tensor, day_type: Tensor) -> Tensor:
         """Weights of target days, float [B, T]: of one day type in the spatial view, balanced in the temporal."""

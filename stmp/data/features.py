@@ -19,9 +19,9 @@ from stmp.data.calendar import Calendar, period_days
 from stmp.data.closure import closures
 from stmp.data.counterpart import counterparts
 from stmp.data.group_index import GroupIndex
-from stmp.data.growth import YEAR, grown
 from stmp.data.panel import Panel
 from stmp.data.schema import MIN_LEVEL, Schema, signed_log
+from stmp.data.steps import LevelStep
 
 OFFSET = 0.1
 """Added to sales over level before the logarithm: a day without sales is log(0.1), not minus infinity."""
@@ -197,7 +197,7 @@ class History:
         known: Tensor | None = None,
         *,
         end: int | None = None,
-        growth: Tensor | None = None,
+        step: LevelStep | None = None,
     ) -> Rows:
         """Slice and scale some regions.
 
@@ -212,15 +212,14 @@ class History:
             it, or without a group index.
         end : int, optional
             Cut the time axis here.
-        growth : Tensor [B], optional
-            Logarithm of the growth of a year to give the sales, around the period `known`.
+        step : LevelStep, optional
+            Of the sales' level, in training.
         """
         panel, which = self.panel, self.panel.calendar_index[region]
         sales = panel.sales[region, :end]
         periods = torch.arange(sales.shape[1], device=sales.device)
-        if growth is not None:
-            assert known is not None, "growth turns around the period that it is known by"
-            sales = grown(sales, (periods - known[:, None]) * (panel.period_days / YEAR), growth)
+        if step is not None:
+            sales = step(sales)
         seen = periods >= start[:, None]  # [B, T]
         given = panel.observed[region, :end]
         begun = (sales * given).cummax(dim=1).values > 0

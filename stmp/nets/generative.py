@@ -213,7 +213,7 @@ class STMP(nn.Module):
             Observed series of each query.
         prediction : Prediction
         """
-        rows = history.rows(episode.region, episode.start, episode.end, growth=episode.growth)
+        rows = history.rows(episode.region, episode.start, episode.end, step=episode.step)
         prediction = self(history, episode, rows)
         batch = torch.arange(len(episode.region), device=episode.region.device)[:, None]
         at = (batch, episode.target)

@@ -193,7 +193,7 @@ def test_a_saved_model_forecasts_the_same(model: stmp.Forecaster, panel: Panel, 
 def test_a_model_from_before_some_settings_is_read_as_it_was(panel: Panel, tmp_path: Path) -> None:
     earlier = {
         "model": {"trend_periods": [], "turn_of_month": False, "dropout": 0.0},
-        "train": {"hide_last_year": 0.0, "growth": 0.0},
+        "train": {"hide_last_year": 0.0, "level_step": 0.0},
     }
     without = stmp.train(panel, Config.from_mapping(earlier, TINY), until="2024-04-30")
     without.save(tmp_path)

@@ -450,7 +450,7 @@ def test_what_is_hidden_is_told_by_the_episode_and_no_forecast_hides() -> None:
     config = Config.from_mapping({"model": {"hidden": 4}}).resolve(7, 120)
     history = history_of(panel, Schema.fit(panel, 120), config)
     episode = full_episode(panel, 119, 8, 200, torch.zeros(3, 1, config.model.psi_size))
-    assert episode.last_year_hidden is None and episode.kept is None and episode.growth is None
+    assert episode.last_year_hidden is None and episode.kept is None and episode.step is None
     rows = history.rows(episode.region, episode.start)
     hidden = torch.zeros_like(episode.query_valid)
     hidden[:, ::2] = True
