@@ -4,7 +4,9 @@ A network's quantiles describe the days it learned from, and those it has learne
 distance from the median is compared with the predicted one; the factor that would have made an interval hold is kept
 with the model (after conformalized quantile regression, Romano et al. 2019, with a factor in place of their offset).
 Both ends of an interval are stretched alike: the validation days are one short stretch of time, whose sales lie above
-or below what was forecast together, and that says nothing of how the next ones lie.
+or below what was forecast together, and that says nothing of how the next ones lie. They may be easy days, too, above
+all where regions are few: ranges become no narrower than those of the year before, whose days were learned from, needed
+to be.
 """
 
 from __future__ import annotations
@@ -51,6 +53,11 @@ class Conformal:
     def identity(cls, day_types: int, levels: int) -> Conformal:
         """Leave the quantiles as they are."""
         return cls(((1.0,) * levels,) * day_types)
+
+    def at_least(self, other: Conformal) -> Conformal:
+        """The wider of both, for each day type and level."""
+        pairs = zip(self.factors, other.factors, strict=True)
+        return Conformal(tuple(tuple(map(max, ours, theirs)) for ours, theirs in pairs))
 
     def for_later(self, day_types: Sequence[str], leaning: bool = False) -> Conformal:
         """Wider, for the days to come and for festivals among them, unless these lean on last year's.

@@ -143,21 +143,27 @@ class Validator:
             sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, choices)
         leaning = choose(workers.reduce(sums, "sum"), choices)
 
-        def errors(found: Iterable[_Window]) -> Tensor:
-            sums = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
-            for w in found:
-                sums += shock_sums(w.leaned(leaning, levels), w.truth, w.observed, middle)
-            return workers.reduce(sums, "sum")
+        nothing = torch.zeros(self.last - self.first)
 
-        usual = [errors(self._windows(model, first)) for first in self._earlier()]
-        excess = excess_shocks(errors(windows), torch.cat(usual)) if usual else torch.zeros(self.last - self.first)
-        counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
-        for w in windows:
-            quantiles = w.leaned(leaning, levels)
-            truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
-            counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
-        counts = workers.reduce(counts, "sum")
+        def errors(found: Iterable[_Window], excess: Tensor) -> tuple[Tensor, Tensor]:
+            shocks = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
+            counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
+            for w in found:
+                quantiles = w.leaned(leaning, levels)
+                shocks += shock_sums(quantiles, w.truth, w.observed, middle)
+                truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
+                counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
+            return workers.reduce(shocks, "sum"), workers.reduce(counts, "sum")
+
+        usual = [errors(self._windows(model, first), nothing) for first in self._earlier()]
+        shocks, counts = errors(windows, nothing)
+        if usual:
+            excess = excess_shocks(shocks, torch.cat([before for before, _ in usual]))
+            _, counts = errors(windows, excess)
         conformal = fit_conformal(counts, levels, self.config.model.head)
+        if usual and self.config.model.head == "quantile":  # a unit variance says nothing of how wide ranges must be
+            learned = torch.stack([before for _, before in usual]).sum(dim=0)
+            conformal = conformal.at_least(fit_conformal(learned, levels))
         if leaning.group is not None:
             leaning = replace(leaning, group=leaning.group.last(KEPT_YEARS * self.year))
         later = conformal.for_later(self.day_types, leaning.festivals > 0)

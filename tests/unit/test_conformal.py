@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
 import torch
 
-from stmp.learning.conformal import Conformal, count_ratios, fit_conformal
+from stmp.learning.conformal import LATER, SMALLEST, Conformal, count_ratios, fit_conformal
+from stmp.nets.ensemble import Network
+from tests.training import trainer_of
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MIDDLE = 2
@@ -102,3 +109,25 @@ def test_festivals_to_come_get_wider_ranges_than_other_days() -> None:
     assert all(wide > usual for wide, usual in zip(festival, ordinary, strict=True))
     ordinary, festival = as_counted.for_later(("ordinary", "festival"), leaning=True).factors
     assert festival == ordinary, "ranges of festivals that lean on last year's tell of themselves"
+
+
+def test_easy_validation_days_make_ranges_no_narrower_than_the_days_learned_from_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of sales that are all as was forecast: one such month says little of a year."""
+    trainer = trainer_of()
+    validator, windows, first = trainer.validator, trainer.validator._windows, trainer.validator.first
+
+    def easy(model: Network, begin: int) -> Iterator[Any]:
+        for w in windows(model, begin):
+            median = w.quantiles[..., trainer.config.model.levels.index(0.5)]
+            yield replace(w, sales=w.history.unscale(median, w.level)) if begin == first else w
+
+    monkeypatch.setattr(validator, "_windows", easy)
+    _, held = validator.calibrate(trainer.model, trainer.workers)
+    monkeypatch.setattr(validator, "_earlier", list)
+    _, unheld = validator.calibrate(trainer.model, trainer.workers)
+    narrowest = SMALLEST["quantile"] * LATER
+    assert min(min(row) for row in unheld.factors) == pytest.approx(narrowest)
+    assert all(f > 1.2 * narrowest for row in held.factors for f in (row[0], row[-1]))
+    assert held.at_least(unheld) == held
