@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import pandas as pd
 import yaml
 
 from stmp.errors import ConfigError
@@ -99,8 +100,9 @@ def _absolute(source: str) -> str:
 
 def _named_days(table: LongTable) -> CountryCalendar:
     """The days that the table itself names, as a calendar; it says nothing of the weekend."""
-    christmas = table.events.loc[table.events["date"].str.endswith("-12-25"), list(table.event_names)].stack()
-    return CountryCalendar(table.events, (5, 6), "" if christmas.empty else str(christmas.mode()[0]))
+    feast = table.events[table.events["date"].str.endswith("-12-25")]
+    names = pd.Series(feast[list(table.event_names)].to_numpy().ravel()).mode()
+    return CountryCalendar(table.events, (5, 6), str(names[0]) if len(names) else "")
 
 
 def _covariates(
