@@ -133,41 +133,51 @@ class Validator:
     @torch.no_grad()
     def calibrate(self, model: Network, workers: Workers) -> tuple[Leaning, Conformal]:
         """How to lean on last year, and the factors that make the quantiles hold on the validation days."""
-        levels, kinds = self.config.model.levels, len(self.day_types)
-        asked, middle = self.config.validation, levels.index(0.5)
-        choices = ways_to_lean(asked, self.group)
         windows = list(self._windows(model, self.first))
+        leaning = self._leaning(windows, workers)
+        conformal = self._conformal(model, windows, leaning, workers)
+        if leaning.group is not None:
+            leaning = replace(leaning, group=leaning.group.last(KEPT_YEARS * self.year))
+        return leaning, conformal
+
+    def _leaning(self, windows: Sequence[_Window], workers: Workers) -> Leaning:
+        """The way to lean that has the least errors on the validation days."""
+        middle = self.config.model.levels.index(0.5)
+        choices = ways_to_lean(self.config.validation, self.group)
         sums = torch.zeros(len(choices) + 2, self.last - self.first, dtype=torch.float64)
         for w in windows:
             median = w.quantiles[..., middle]
             sums += season_losses(w.history, median, w.level, w.sales, w.observed, w.season, w.lead, choices)
-        leaning = choose(workers.reduce(sums, "sum"), choices)
+        return choose(workers.reduce(sums, "sum"), choices)
 
-        nothing = torch.zeros(self.last - self.first)
+    def _conformal(self, model: Network, windows: Sequence[_Window], leaning: Leaning, workers: Workers) -> Conformal:
+        """Factors from the errors of the validation days, beside those of the same model over the year before."""
+        levels, head, kinds = self.config.model.levels, self.config.model.head, len(self.day_types)
+        no_excess = torch.zeros(self.last - self.first)
 
         def errors(found: Iterable[_Window], excess: Tensor) -> tuple[Tensor, Tensor]:
+            """Shocks, and ratios of what is left without their excess."""
             shocks = torch.zeros(self.last - self.first, 2, dtype=torch.float64)
             counts = torch.zeros(kinds, len(levels), BINS, dtype=torch.float64)
             for w in found:
                 quantiles = w.leaned(leaning, levels)
-                shocks += shock_sums(quantiles, w.truth, w.observed, middle)
+                shocks += shock_sums(quantiles, w.truth, w.observed, levels.index(0.5))
                 truth = w.truth - excess.to(w.truth)[:, None] * half_width(quantiles)
                 counts += count_ratios(quantiles, truth, w.observed, w.day_type, kinds, levels)
             return workers.reduce(shocks, "sum"), workers.reduce(counts, "sum")
 
-        usual = [errors(self._windows(model, first), nothing) for first in self._earlier()]
-        shocks, counts = errors(windows, nothing)
-        if usual:
-            excess = excess_shocks(shocks, torch.cat([before for before, _ in usual]))
-            _, counts = errors(windows, excess)
-        conformal = fit_conformal(counts, levels, self.config.model.head)
-        if usual and self.config.model.head == "quantile":  # a unit variance says nothing of how wide ranges must be
-            learned = torch.stack([before for _, before in usual]).sum(dim=0)
+        before = [errors(self._windows(model, first), no_excess) for first in self._earlier()]
+        shocks, counts = errors(windows, no_excess)
+        if not counts.any():
+            return fit_conformal(counts, levels, head)
+        if before:
+            usual = torch.cat([shocks_then for shocks_then, _ in before])
+            _, counts = errors(windows, excess_shocks(shocks, usual))
+        conformal = fit_conformal(counts, levels, head)
+        if before and head == "quantile":  # a unit variance says nothing of how wide ranges must be
+            learned = torch.stack([counts_then for _, counts_then in before]).sum(dim=0)
             conformal = conformal.at_least(fit_conformal(learned, levels))
-        if leaning.group is not None:
-            leaning = replace(leaning, group=leaning.group.last(KEPT_YEARS * self.year))
-        later = conformal.for_later(self.day_types, leaning.festivals > 0)
-        return leaning, later if counts.any() else conformal
+        return conformal.for_later(self.day_types, leaning.festivals > 0)
 
     def _earlier(self) -> list[int]:
         """First periods of some windows of the year before validation, as long as it, apart from each other."""
