@@ -63,7 +63,7 @@ def make(frequency: str) -> Panel:
 def learned(frequency: str) -> tuple[Panel, Forecaster]:
     """The city, and a small model of all of its past."""
     torch.set_num_threads(1)
-    settings = ["train.max_steps=200", "train.validate_every=50", "train.warmup=5", "train.learning_rate=0.005",
+    settings = ["train.max_steps=300", "train.validate_every=50", "train.warmup=5", "train.learning_rate=0.005",
                 "train.batch_regions=16", "train.queries=12", "train.supports=40", "train.ema=0.8",
                 "model.hidden=8", "model.psi_size=4", f"model.horizon={HORIZON[frequency]}",
                 f"model.context={56 if frequency == 'D' else 16}"]  # fmt: skip
