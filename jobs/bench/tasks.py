@@ -111,6 +111,7 @@ TASKS = {
     "favorita_transactions_1W": FevTask(13, 10, 1, "D", min_length=721, gaps_sell_nothing=True, weeks=True),
     "rohlik_orders_1D": FevTask(61, 5, 7, "D", first_cutoff="2023-05-01"),
     "rohlik_orders_1W": FevTask(8, 5, 1, "D", first_cutoff="2023-05-01", weeks=True),
+    "restaurant": FevTask(28, 8, 7, "D", min_length=76),
     "walmart": FevTask(39, 1, 1, "W", min_length=79),
 }
 
