@@ -112,6 +112,7 @@ TASKS = {
     "rohlik_orders_1D": FevTask(61, 5, 7, "D", first_cutoff="2023-05-01"),
     "rohlik_orders_1W": FevTask(8, 5, 1, "D", first_cutoff="2023-05-01", weeks=True),
     "restaurant": FevTask(28, 8, 7, "D", min_length=76),
+    "hierarchical_sales_1D": FevTask(28, 10, 7, "D", exact=True),
     "walmart": FevTask(39, 1, 1, "W", min_length=79),
 }
 

@@ -34,7 +34,7 @@ def fev(
         str,
         typer.Argument(
             help="rossmann_1D, rossmann_1W, favorita_transactions_1D, favorita_transactions_1W, rohlik_orders_1D, "
-            "rohlik_orders_1W, restaurant or walmart."
+            "rohlik_orders_1W, restaurant, hierarchical_sales_1D or walmart."
         ),
     ],
     data: DataUri,
