@@ -72,6 +72,20 @@ def test_a_number_of_each_row_is_no_region(tmp_path: Path) -> None:
     assert infer(other, frame.assign(store_id=range(len(frame))))["tables"]["sales"]["region"] == "country"
 
 
+def test_a_name_with_words_before_it_is_taken_where_it_is_the_only_one(tmp_path: Path) -> None:
+    frame = long_table().rename(columns={"unique_id": "air_store_id", "ds": "visit_date", "y": "num_visitors"})
+    sales = infer(tmp_path, frame)["tables"]["sales"]
+    assert (sales["region"], sales["date"], sales["target"]) == ("air_store_id", "visit_date", "num_visitors")
+    with pytest.raises(DataError, match="no column for date"):
+        infer(tmp_path, frame.assign(end_date=frame["visit_date"]), "two.csv")
+
+
+def test_products_alone_are_the_regions(tmp_path: Path) -> None:
+    sales = infer(tmp_path, long_table().rename(columns={"unique_id": "item"}))["tables"]["sales"]
+    assert sales["region"] == "item"
+    assert "series" not in sales
+
+
 def test_rows_after_the_last_sales_show_what_is_known_ahead(tmp_path: Path) -> None:
     frame = long_table(footfall=np.arange(90) % 7.0, temperature=np.arange(90) % 5)
     last = frame["ds"] > frame["ds"].max() - pd.Timedelta(days=5)
@@ -186,13 +200,17 @@ def test_gaps_and_business_days_are_still_daily(tmp_path: Path) -> None:
         (long_table(1), "one date a region"),
         (long_table().rename(columns={"y": "foo"}), "no column for sales among its 3 columns"),
         (long_table().rename(columns={"y": "foo", "ds": "bar"}), "no column for date, sales"),
+        (
+            pd.DataFrame({"date": ["2024-01-01"], "B1": [1], "B2": [2], "B3": [3], "B4": [4]}),
+            "one series each: turn it",
+        ),
         (long_table().astype({"ds": str}).replace({"ds": {"2024-12-03": "soon"}}), "no date in 3 of 90 rows.*'soon'"),
         (long_table().astype({"y": str}).replace({"y": {"2.0": "1.234,5"}}), "holds no number in .*1.234,5"),
         (long_table().assign(y=np.nan), "the sales.* is empty in all rows"),
         (long_table().iloc[:0], "no rows"),
         (
             pd.DataFrame({"store": ["a"], "2024-01-01": [1], "2024-01-02": [1], "2024-01-03": [2], "2024-01-04": [2]}),
-            "columns are dates: turn it into rows",
+            "columns seem to be dates: turn it into rows",
         ),
     ],
 )

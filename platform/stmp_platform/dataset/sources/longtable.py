@@ -200,7 +200,7 @@ class _Scan:
         for name in names:
             number = self.number(name)
             # Trying to read dates is slow, so only columns that are called like one are tried.
-            dates = f"count({self.table.stamp(name)})" if normal(name) in DATE else "0"
+            dates = f"count({self.table.stamp(name)})" if _called(name, DATE) else "0"
             parts += [f"count({self.text(name)})", f"count({number})", dates, f"min({number})", f"max({number})"]
         row = self.query(", ".join(parts))[0]
         found = {name: Column(name, *row[5 * i : 5 * i + 5]) for i, name in enumerate(names)}
@@ -316,6 +316,12 @@ class _Scan:
         return alike.drop(columns="named") if (both["named"] == both["regions"]).all() else rows
 
 
+def _called(name: str, names: Sequence[str]) -> bool:
+    """Whether a column is called by one of these names, or by words and one of them: `visit_date` is a date."""
+    words = normal(name)
+    return words in names or any(words.endswith(f"_{known}") for known in names if len(known) > 2)
+
+
 def _names_events(column: Column, rows: int) -> bool:
     """Whether a text is empty but for a few rows, and called like a holiday or an event; its kind is no name."""
     words = normal(column.name)
@@ -333,23 +339,33 @@ def _roles(
     def first(names: Iterable[str], taken: Sequence[str | None] = ()) -> str | None:
         return next((by_normal[n] for n in names if n in by_normal and by_normal[n] not in taken), None)
 
-    date = first(n for n in DATE if n in by_normal and columns[by_normal[n]].dates > 0) or first(DATE)
-    target = first(TARGET, [date])
+    def only(names: Sequence[str], *taken: str | None) -> str | None:
+        """The only column that ends in one of these names."""
+        found = [name for name in columns if name not in taken and _called(name, names)]
+        return found[0] if len(found) == 1 else None
+
+    date = first(n for n in DATE if n in by_normal and columns[by_normal[n]].dates > 0) or first(DATE) or only(DATE)
+    target = first(TARGET, [date]) or only(TARGET, date)
     regions = [by_normal[n] for n in REGION if n in by_normal and by_normal[n] not in (date, target)]
     region = next((name for name in regions if not names_rows(name)), regions[0] if regions else None)
+    region = region or only(REGION, date, target)
     series = first(SERIES, [date, target, region])
-    if region is not None and normal(region) in ("unique_id", "id", "series_id"):
+    if region is None:
+        region, series = series, None  # products alone are forecast as regions are
+    elif normal(region) in ("unique_id", "id", "series_id"):
         series = None  # such an id names the whole series already
     if region is not None and date is not None and target is not None:
         return region, series, date, target
     roles = {"region": (region, REGION), "date": (date, DATE), "sales": (target, TARGET)}
     missing = [role for role, (name, _) in roles.items() if name is None]
-    looks_wide = sum(bool(re.fullmatch(r"\D?\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*", name)) for name in columns) > 3
+    dated = sum(bool(re.fullmatch(r"\D?\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*", name)) for name in columns)
+    series_each = region is None and target is None and sum(column.numeric for column in columns.values()) > 3
+    wide = "dates" if dated > 3 else "one series each" if date is not None and series_each else ""
     known = "; ".join(f"{role}: {', '.join(roles[role][1][:8])}, ..." for role in missing)
     shown = ", ".join(list(columns)[:12]) + (", ..." if len(columns) > 12 else "")
     raise DataError(
         f"{source} has no column for {', '.join(missing)} among its {len(columns)} columns ({shown}). "
-        + ("Its columns are dates: turn it into rows of (unique_id, ds, y) first. " if looks_wide else "")
+        + (f"Its columns seem to be {wide}: turn it into rows of (unique_id, ds, y) first. " if wide else "")
         + f"Rename columns ({known}), or describe the table in a dataset.yaml"
     )
 
