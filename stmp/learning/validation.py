@@ -39,7 +39,6 @@ CHUNK = 64
 EARLIER = 6
 """Windows of the year before validation, at most, that tell how much regions usually err together."""
 
-
 KEPT_YEARS = 2
 """Of what all regions sold, that stay with the model: a year is read, and some regions' data end early."""
 
