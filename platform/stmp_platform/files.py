@@ -19,7 +19,7 @@ from typing import Any
 
 from stmp_platform.settings import Settings
 
-CLIENTS = ("aiohttp", "gcsfs", "google")
+CLIENTS = ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google")
 """Packages below fsspec whose errors are no OSError."""
 
 
@@ -51,7 +51,7 @@ def _link(written: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """Let what a store raises be an OSError, as all who read and write expect; gcsfs has errors of its own."""
+    """Let what a store raises be an OSError, as all who read and write expect, whatever its client calls it."""
     try:
         yield
     except OSError as error:

@@ -25,6 +25,12 @@ class HttpError(Exception):
         self.code = code
 
 
+class EndpointError(Exception):
+    """Stands for botocore's, which s3fs passes on as it is."""
+
+    __module__ = "botocore.exceptions"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(f"memory://{tmp_path}")
@@ -42,6 +48,7 @@ def fail(error: Exception) -> Any:
     [
         (HttpError(503), OSError),
         (HttpError(401), PermissionError),
+        (EndpointError("Could not connect"), OSError),
         (OSError("Forbidden: https://..."), PermissionError),
         (FileNotFoundError("gone"), FileNotFoundError),
         (KeyError("a fault of ours"), KeyError),
@@ -74,11 +81,16 @@ def test_a_file_whose_answer_was_lost_is_ones_own(folder: Folder, monkeypatch: p
     assert folder.read("claim") == b"one"
 
 
-def test_a_lease_outlives_a_store_that_is_away(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [HttpError(503), EndpointError("no route"), KeyError("a client's own fault")], ids=str
+)
+def test_a_lease_outlives_a_store_that_is_away(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     monkeypatch.setattr(lock, "BEAT_S", 0.02)
     with Lease(folder.uri) as lease:
         with monkeypatch.context() as away:
-            away.setattr(folder.fs, "cat_file", fail(HttpError(503)))
+            away.setattr(folder.fs, "cat_file", fail(error))
             lease._thread.join(0.2)
         assert lease._thread.is_alive(), "it is tried again"
         lease.check()

@@ -125,7 +125,7 @@ class Lease:
                     self._lost = True
                     return
                 self._folder.write(_name(self._number), self._sign())
-            except (OSError, StmpError) as error:  # storage that is away is tried again; a finder sees no sign
+            except Exception as error:  # noqa: BLE001  # whatever it is, the next beat tries again; a finder sees no sign
                 logger.warning("The lease on %s was not renewed: %s", self._folder.uri, error)
 
     def _sign(self) -> bytes:
