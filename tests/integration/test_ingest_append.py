@@ -279,6 +279,34 @@ def test_a_dataset_stays_where_what_is_old_cannot_be_removed(
     assert read_panel(str(tmp_path / "data")).observed.any(dim=2).any(dim=0)[21]
 
 
+@pytest.mark.parametrize("lost", ["manifest.json", generations.SUCCESSOR])
+@pytest.mark.parametrize("error", [OSError("no answer"), KeyboardInterrupt()], ids=repr)
+def test_what_was_written_stays_where_only_the_answer_was_lost(
+    raw: RawTables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, error: BaseException
+) -> None:
+    """The dataset is readable afterwards, and the next ingest goes on from it."""
+    _begin(raw.until(DAYS[20]), tmp_path)
+
+    def unanswered(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Folder, name: str, data: bytes) -> Any:
+            answer = real(self, name, data)
+            if name.endswith(lost):
+                raise error
+            return answer
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", unanswered(Folder.write))
+        patch.setattr(Folder, "create", unanswered(Folder.create))
+        with pytest.raises(type(error)):
+            _append(raw.until(DAYS[21], DAYS[21]), tmp_path, "unanswered")
+    assert len(read_panel(str(tmp_path / "data")).regions) > 0
+    _append(raw.until(DAYS[22], DAYS[22]), tmp_path, "next")
+    dates = read_panel(str(tmp_path / "data")).observed.any(dim=2).any(dim=0)
+    assert dates[20:23].all(), "and so is what the first of them has written"
+
+
 def test_a_damaged_successor_is_told_and_can_be_written_over(raw: RawTables, tmp_path: Path) -> None:
     first = _begin(raw.until(DAYS[20]), tmp_path)
     (tmp_path / "data" / first.data / generations.SUCCESSOR).write_text("{")

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from stmp.errors import DataError
-from stmp_platform.dataset.manifest import Manifest, load_manifest, save_manifest
+from stmp_platform.dataset.manifest import NAME, Manifest, load_manifest, save_manifest
 from stmp_platform.files import Folder
 
 DATA = "data"
@@ -33,17 +33,31 @@ def new_generation() -> str:
 
 
 @contextmanager
-def all_or_nothing(folder: Folder, generation: str) -> Iterator[None]:
-    """Take a generation's files away again where writing them fails, and the folders that are empty then."""
+def all_or_nothing(folder: Folder, generation: str, of: type[BaseException] = BaseException) -> Iterator[None]:
+    """Take a generation's files away again where writing them fails, and the folders that are empty then.
+
+    It stays where it may be the dataset by now: an error says that no answer came, not that nothing was written.
+    """
     try:
         yield
-    except BaseException:
+    except of:
+        if _may_be_named(folder, generation):
+            raise
         folder.remove_folder(generation)
         if folder.local:
             for path in (Path(folder.path) / DATA, Path(folder.path)):
                 if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
         raise
+
+
+def _may_be_named(folder: Folder, generation: str) -> bool:
+    """Whether the manifest or a successor names a generation, or storage does not tell."""
+    try:
+        places = [NAME, *(f"{DATA}/{name}/{SUCCESSOR}" for name in folder.names(DATA))]
+        return any(folder.read_json(place).get("data") == generation for place in places)
+    except (OSError, ValueError):
+        return True
 
 
 def latest(uri: str) -> Manifest:
@@ -94,7 +108,7 @@ def publish(
         before = latest(folder.uri)
     try:
         save_manifest(manifest, folder)
-    except BaseException:
+    except Exception:
         if before is not None:
             folder.remove(claim)
         raise

@@ -78,6 +78,7 @@ def ingest(
             plan = make_plan(engine, spec, old, _old_tables(engine, folder, old), revise)
             with all_or_nothing(folder, generation):
                 manifest = _write(engine, plan, folder, generation, revise)
+            with all_or_nothing(folder, generation, Exception):  # what is cut off here may be written all the same
                 manifest, before = publish(manifest, folder, before, append)
         except duckdb.OutOfMemoryException as error:
             raise StmpError(f"ingest needs more than memory_limit={memory_limit}: raise it. {error}") from error
