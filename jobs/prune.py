@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -45,15 +46,16 @@ def prune(
     from stmp_platform.settings import Settings
 
     model = name or re.sub(r"[^\w.-]+", "-", load_manifest(data).name)
-    pruning = Pruning(data, out, model, Rule(keep, days), Settings.from_env(tracking_uri))
-    going = [item for item in pruning.items if not item.why]
-    rows = [(item.kind, item.name, item.made[:16].replace("T", " "), item.why or "GOES") for item in pruning.items]
-    table(("kind", "name", "made", "why it stays"), rows)
+    with Lease(data) if yes else nullcontext():  # what a retraining is at work on must be neither judged nor removed
+        pruning = Pruning(data, out, model, Rule(keep, days), Settings.from_env(tracking_uri))
+        going = [item for item in pruning.items if not item.why]
+        rows = [(item.kind, item.name, item.made[:16].replace("T", " "), item.why or "GOES") for item in pruning.items]
+        table(("kind", "name", "made", "why it stays"), rows)
+        if yes:
+            pruning.carry_out()
     if not going:
         say("Nothing goes.")
     elif yes:
-        with Lease(data):  # a retraining that goes on is not to lose its folder
-            pruning.carry_out()
         say(f"Removed: {len(going)}. `mlflow gc` frees what the tracking store holds of removed runs and models.")
     else:
         say(f"{len(going)} would go; --yes removes them.")

@@ -327,6 +327,11 @@ def test_what_is_old_goes_and_what_anything_needs_stays(
     RunRecord.update(Folder(refused[2]["out"]), started_ms=0)
     newest = register(Path(result["steps"]["train"]["model"]), "city", run_id=None).version
     before, versions = place.files(), {v.version for v in list_versions("city")}
+    begun = Folder(f"{place.out}/forecasts/by-hand")
+    begun.write_json("_plan.json", {"forecast_id": "of nobody's retraining"})
+    shown = prune(place.data, place.out, keep=1, days=0)["items"]
+    assert [item["why"] for item in shown if item["name"] == "by-hand"] == ["it is not finished"]
+    begun.remove_folder("")
     shown = prune(place.data, place.out, keep=1, days=0)["items"]
     assert place.files() == before and {v.version for v in list_versions("city")} == versions, "it only shows"
     going = {(item["kind"], item["name"]) for item in shown if not item["why"]}

@@ -86,7 +86,7 @@ class Pruning:
         versions = self._with_sources(versions)
         learned = {v.dataset_fingerprint: f"{v.name}/{v.version} has learned it" for v in self._kept_versions()}
         retrainings = self._survey("retraining", self._retrainings(), self._needed_retrainings())
-        forecasts = self._survey("forecast", self._forecasts(), {})
+        forecasts = self._survey("forecast", self._forecasts(), self._needed_forecasts())
         used = {self._fingerprint_of(item.name): "a forecast is of it" for item in forecasts if item.why}
         present = {load_manifest(data).fingerprint: "it is the present one"}
         states = self._survey("state", self._states(), used | learned | present)
@@ -183,7 +183,12 @@ class Pruning:
 
     def _forecasts(self) -> dict[str, str]:
         done = {key: self.out.read_json(f"{FORECASTS}/{key}/_SUCCESS") for key in self.out.names(FORECASTS)}
-        return {key: str(content.get("created", "")) for key, content in done.items()}
+        begun = self._retrainings()  # of the same key
+        return {key: str(content.get("created") or begun.get(key, "")) for key, content in done.items()}
+
+    def _needed_forecasts(self) -> dict[str, str]:
+        """Those of an unknown age, which may be being written."""
+        return {key: "it is not finished" for key, made in self._forecasts().items() if not made}
 
     def _fingerprint_of(self, forecast: str) -> str:
         return str(self.out.read_json(f"{FORECASTS}/{forecast}/_plan.json").get("dataset_fingerprint", ""))
