@@ -60,6 +60,8 @@ class Batch:
         Periods between them.
     shards : int
     forecast_id : str
+    fingerprint : str
+        Of the dataset, which every shard must be of.
     known : KnownTable or None
         Known-future covariates beyond the dataset's.
     totals : tuple of str or None
@@ -73,6 +75,7 @@ class Batch:
     steps: int
     shards: int
     forecast_id: str
+    fingerprint: str
     known: KnownTable | None = None
     totals: tuple[str, ...] | None = None
 
@@ -109,15 +112,27 @@ class Batch:
             steps=steps,
             shards=-(-number // PART_REGIONS),
             forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
+            fingerprint=manifest.fingerprint,
             known=known,
             totals=None if totals is None else tuple(totals),
         )
 
     def panel(self, shard: int) -> Panel:
-        """The regions of one shard, with dates that reach over the horizon."""
+        """The regions of one shard, with dates that reach over the horizon.
+
+        Raises
+        ------
+        DataError
+            If the dataset is not the one that the forecast began with.
+        """
         from stmp_platform.dataset import read_panel
 
         panel = read_panel(self.data, regions=self.regions, shard=(shard, self.shards), end=self.end)
+        if panel.fingerprint != self.fingerprint:
+            raise DataError(
+                f"The dataset {self.data} has changed since this forecast began (fingerprint {panel.fingerprint}, was "
+                f"{self.fingerprint}), and its parts would be of two. Forecast again."
+            )
         return panel if self.known is None else with_known(panel, self.known)
 
     def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:

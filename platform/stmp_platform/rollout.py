@@ -6,6 +6,7 @@ answers with the new version; if one cannot, all are told the old version again.
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -59,14 +60,19 @@ def roll_out(dashboard: str, url: str, model: str, *, token: str | None = None, 
     RolloutError
         If a replica cannot take the model; all answer with the old one again.
     ServeError
-        If the application is not there.
+        If the application is not there, or refuses the token.
     """
     began = time.monotonic()
     client = connect(dashboard)
     config = running_config(client.get_serve_details())
     before = model_in(config)
+    ask_card(url, token)  # a token that is refused is to be known before anything is sent
     client.deploy_applications(with_model(config, model))
-    failure, replicas = _settle(client, url, model, token, timeout_s)
+    try:
+        failure, replicas = _settle(client, url, model, token, timeout_s)
+    except BaseException:  # nobody watches it any more
+        client.deploy_applications(with_model(config, before))
+        raise
     if failure:
         client.deploy_applications(with_model(config, before))
         undone, _ = _settle(client, url, before, token, timeout_s)
@@ -156,5 +162,5 @@ def ask_card(url: str, token: str | None) -> dict[str, Any] | None:
                 f"{url} wants a token with the scope `read` (status {error.code}). Set STMP_SERVE_TOKEN."
             ) from error
         return None
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError):
         return None

@@ -73,6 +73,28 @@ def test_an_error_of_a_task_is_the_error_of_the_job(
     assert "Traceback" not in str(error.value)
 
 
+def test_parts_are_of_one_state_of_the_dataset(
+    shop: str, first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ingest between two parts would shift which regions each holds."""
+    data, other = tmp_path / "data", tmp_path / "other"
+    shutil.copytree(shop, data)
+    spec = prepare_source("synthetic", tmp_path / "raw", regions=20, years=1.2, seed=4)
+    ingest(str(spec), str(other))
+    part = Batch.part
+
+    def meanwhile(self: Batch, forecaster: Any, shard: int) -> tuple[pd.DataFrame, dict[str, str]]:
+        made = part(self, forecaster, shard)
+        shutil.rmtree(data)
+        shutil.copytree(other, data)
+        return made
+
+    monkeypatch.setattr(Batch, "part", meanwhile)
+    with pytest.raises(DataError, match="has changed since this forecast began"):
+        job.forecast(str(data), str(first_model), f"{tmp_path}/f/")
+    assert not (tmp_path / "f" / "_SUCCESS").exists()
+
+
 @pytest.mark.parametrize("storage", ["disk", "objects"])
 def test_a_forecast_that_died_goes_on_and_is_made_once(
     shop: str,
