@@ -14,6 +14,7 @@ from jobs.screen import say, table
 if TYPE_CHECKING:
     from stmp_platform.settings import Settings
 
+OBSERVATIONS = "STMP_OBSERVATIONS"
 TOKEN = "STMP_SERVE_TOKEN"
 """Environment variable with the token that a rollout asks the replicas with."""
 
@@ -36,7 +37,8 @@ def serve(
     data, model : str
         Dataset and model reference; an alias is resolved once, to the version that it means now.
     observations : str, optional
-        Database of the observations; by default ``observations-NAME.db`` in the folder of the local store.
+        Database of the observations; by default $STMP_OBSERVATIONS, or else ``observations-NAME.db`` in the folder of
+        the local store.
     until : str, optional
         Last day whose sales are used of the data.
     replicas : int
@@ -57,7 +59,7 @@ def serve(
     settings = Settings.from_env(tracking_uri)
     name = load_manifest(data).name
     reference = pin(model, settings)
-    _tell_replicas(settings, observations or f"sqlite:///{settings.home / f'observations-{name}.db'}")
+    tell_replicas(settings, observations, name)
     args: dict[str, Any] = {
         "data": _absolute(data),
         "host": host,
@@ -143,9 +145,10 @@ def _absolute(reference: str) -> str:
     return reference if "://" in reference or reference.startswith("models:") else str(Path(reference).resolve())
 
 
-def _tell_replicas(settings: Settings, observations: str) -> None:
+def tell_replicas(settings: Settings, observations: str | None, name: str) -> None:
     """Ray starts its processes with this environment: URIs that may hold passwords are in no config and no log."""
-    os.environ["STMP_OBSERVATIONS"] = observations
+    local = f"sqlite:///{settings.home / f'observations-{name}.db'}"
+    os.environ[OBSERVATIONS] = observations or os.environ.get(OBSERVATIONS) or local
     os.environ["MLFLOW_TRACKING_URI"] = settings.tracking_uri.get_secret_value()
     os.environ["MLFLOW_REGISTRY_URI"] = settings.registry_uri.get_secret_value()
     os.environ["STMP_HOME"] = str(settings.home)

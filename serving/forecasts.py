@@ -98,7 +98,7 @@ def look_up(request: ForecastRequest, model: ServedModel, settings: Settings) ->
     Raises
     ------
     ApiError
-        413 for too many regions, 422 for anything that is not there.
+        413 for too many regions or too large an answer, 422 for anything that is not there.
     """
     data, forecaster = model.data, model.forecaster
     regions = _regions(request, data, settings)
@@ -121,6 +121,7 @@ def look_up(request: ForecastRequest, model: ServedModel, settings: Settings) ->
         horizon = request.horizon or forecaster.horizon
         picked = np.broadcast_to(np.arange(horizon), (len(regions), horizon))
     check_horizon(horizon, int(origin.max()), data.panel)
+    _check_cost(request, len(regions), horizon * len(data.panel.series) * len(levels), settings)
     future = Future(request.known, request.what_if, origin) if request.known or request.what_if else None
     if future is None:
         _check_known(data, regions, horizon, model)
@@ -193,6 +194,16 @@ def _regions(request: ForecastRequest, data: LiveData, settings: Settings) -> np
         i = found.index(-1)
         raise invalid(f"body.regions.{i}", f"there is no region '{request.regions[i]}'", "GET /v1/regions lists them.")
     return np.asarray(list(dict.fromkeys(found)), dtype=np.int64)
+
+
+def _check_cost(request: ForecastRequest, regions: int, each: int, settings: Settings) -> None:
+    """Refuse what would hold up all others: an answer of too many numbers, `each` a region, or too many what-ifs."""
+    for field, wanted, most, told in (
+        ("body.regions", regions * each, settings.max_numbers, "numbers (regions x periods x series x quantiles)"),
+        ("body.what_if", regions * len(request.what_if), settings.max_changes, "changes (regions x what-ifs)"),
+    ):
+        if wanted > most:
+            raise invalid(field, f"{wanted} {told} are asked for", f"Ask for at most {most} at once.", status=413)
 
 
 def series_index(asked: Sequence[str] | None, series: tuple[str, ...]) -> np.ndarray:

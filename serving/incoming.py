@@ -15,13 +15,13 @@ from serving.settings import Settings
 
 
 def check(request: ObservationsRequest, model: ServedModel, settings: Settings) -> tuple[list[Day], int]:
-    """The days to write, and how many the dataset has already with the same sales.
+    """The days to write, and how many the dataset has already with the same values.
 
     Raises
     ------
     ApiError
         422 for names and dates that are not there, and for a day that is given twice with different values; 409 where
-        the dataset has other sales and the request is no revision.
+        the dataset has other values and the request is no revision.
     """
     days: dict[tuple[str, str, str], Day] = {}
     there, conflicts = 0, []
@@ -33,11 +33,13 @@ def check(request: ObservationsRequest, model: ServedModel, settings: Settings) 
         held = _held(model.data, day, t)
         if held is None:
             continue
-        if np.float32(held) == np.float32(day.sales if day.sales is not None else np.nan):
+        same = np.float32(held) == np.float32(day.sales if day.sales is not None else np.nan)
+        if same and _covariates_held(model.data, day, t):
             del days[day.key]
             there += 1
         elif not request.revise:
-            conflicts.append(Fault(field=field, reason=f"the data has {held:g} for {day.region} on {day.date}"))
+            told = "other covariates" if same else f"{held:g}"
+            conflicts.append(Fault(field=field, reason=f"the data has {told} for {day.region} on {day.date}"))
     if conflicts:
         raise conflict(conflicts)
     return list(days.values()), there
@@ -82,6 +84,14 @@ def _held(data: LiveData, day: Day, t: int) -> float | None:
     if t > data.last or not bool(data.panel.observed[r, t, g]):
         return None
     return float(data.panel.sales[r, t, g])
+
+
+def _covariates_held(data: LiveData, day: Day, t: int) -> bool:
+    """Whether the dataset itself has what a day says beside its sales."""
+    r, panel = data.position[day.region], data.panel
+    pairs = [(panel.past[r, t, panel.past_names.index(name)], value) for name, value in day.past]
+    pairs += [(panel.known[r, t, panel.known_names.index(name)], value) for name, value in day.known]
+    return day.closed == bool(panel.closed[r, t]) and all(float(held) == np.float32(value) for held, value in pairs)
 
 
 def _sorted(values: dict[str, float]) -> tuple[tuple[str, float], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from stmp.errors import DataError
 from stmp_platform.dataset import Manifest, load_manifest, read_panel
 
 logger = logging.getLogger("serving")
+
+PARTS = ("sales", "observed", "closed", "past", "known")
+"""Of a panel, that observations change."""
 
 
 @dataclass
@@ -35,6 +38,9 @@ class LiveData:
         Index of the dataset's own last day.
     sequence : int
         Number of the last change that is in it.
+    told : dict
+        By region and index of the day: what was there before observations told more than sales, and those observations
+        by series. A day that is revised begins from there, so that nothing stays of what it was.
     """
 
     panel: Panel
@@ -42,6 +48,7 @@ class LiveData:
     name: str
     last: int
     sequence: int = 0
+    told: dict[tuple[int, int], tuple[tuple[torch.Tensor, ...], dict[str, Day]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.position = {str(region): at for at, region in enumerate(self.panel.regions)}
@@ -65,8 +72,9 @@ class LiveData:
 
     def copy(self) -> LiveData:
         """The same data, which grows on its own from here."""
-        own = {name: getattr(self.panel, name).clone() for name in ("sales", "observed", "closed", "past", "known")}
-        return LiveData(replace(self.panel, **own), self.origin.copy(), self.name, self.last, self.sequence)
+        own = {name: getattr(self.panel, name).clone() for name in PARTS}
+        told = {at: (before, dict(days)) for at, (before, days) in self.told.items()}
+        return LiveData(replace(self.panel, **own), self.origin.copy(), self.name, self.last, self.sequence, told)
 
     def apply(self, sequence: int, days: Sequence[Day]) -> np.ndarray:
         """Take observations in, in place; return the positions of the regions that they change."""
@@ -84,6 +92,20 @@ class LiveData:
         return np.asarray(sorted(changed), dtype=np.int64)
 
     def _put(self, region: int, t: int, day: Day) -> None:
+        at = (region, t)
+        if at not in self.told and not (day.past or day.known or day.closed):
+            self._set(region, t, day)
+            return
+        parts = [getattr(self.panel, name) for name in PARTS]
+        before, days = self.told.setdefault(at, (tuple(part[at].clone() for part in parts), {}))
+        for part, values in zip(parts, before, strict=True):
+            part[at] = values
+        days.pop(day.series, None)
+        days[day.series] = day
+        for one in days.values():  # in the order of their changes, as a replica that starts anew takes them in
+            self._set(region, t, one)
+
+    def _set(self, region: int, t: int, day: Day) -> None:
         panel, g = self.panel, self.panel.series.index(day.series)
         seen = day.sales is not None and not day.closed
         panel.sales[region, t, g] = day.sales if day.sales is not None and seen else 0.0

@@ -8,7 +8,7 @@ every forecast for what came after the last number it knows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -26,19 +26,24 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    bindparam,
     create_engine,
     event,
     insert,
     select,
+    tuple_,
     update,
 )
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from stmp.errors import ConfigError, StmpError
 from stmp_platform.settings import redact
 
 BUSY_S = 20
+PATIENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000, "options": "-c statement_timeout=20000"}
+"""For PostgreSQL's client: a server that has vanished is given up after seconds, not after TCP's quarter of an hour."""
+CHUNK = 500
+"""Days that are looked up together."""
 
 _tables = MetaData()
 _clock = Table(
@@ -56,7 +61,6 @@ _days = Table(
     Index("stmp_observations_sequence", "sequence"),
 )  # fmt: skip
 _insert, _keys = insert(_days), [_days.c.region, _days.c.series, _days.c.date]
-_one = select(_days).where(*[column == bindparam(f"{column.name}_") for column in _keys])
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,10 @@ class Observations:
     def __init__(self, uri: str, dataset: str) -> None:
         self.dataset = dataset
         try:
-            self.engine = create_engine(uri, pool_pre_ping=not uri.startswith("sqlite"))
+            psycopg = make_url(uri).drivername.startswith("postgresql+psycopg") or uri.startswith("postgresql:")
+            self.engine = create_engine(
+                uri, pool_pre_ping=not uri.startswith("sqlite"), connect_args=PATIENCE if psycopg else {}
+            )
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _on_disk)
             self._prepare()
@@ -205,14 +212,11 @@ class Observations:
         self.engine.dispose()
 
     @staticmethod
-    def _there(connection: Connection, days: Iterable[Day]) -> dict[tuple[str, str, str], Day]:
-        found = {}
-        for day in days:
-            region, series, on = day.key
-            row = connection.execute(_one, {"region_": region, "series_": series, "date_": on}).first()
-            if row is not None:
-                found[day.key] = _day(row)
-        return found
+    def _there(connection: Connection, days: Sequence[Day]) -> dict[tuple[str, str, str], Day]:
+        keys = [day.key for day in days]
+        parts = (keys[at : at + CHUNK] for at in range(0, len(keys), CHUNK))
+        rows = (row for part in parts for row in connection.execute(select(_days).where(tuple_(*_keys).in_(part))))
+        return {day.key: day for day in map(_day, rows)}
 
 
 def _on_disk(connection: Any, record: Any) -> None:

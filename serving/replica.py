@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ Result = TypeVar("Result")
 
 Job = ForecastRequest | Callable[[ServedModel], Any]
 """A forecast, which is decoded together with others, or anything else that is asked of the model."""
+
+REST_S = 5.0
+"""Seconds for which a store that did not answer is not asked again: forecasts wait for each question."""
 
 SPARSE = 10
 """While requests wait, one batch in so many is compared between two models on trial."""
@@ -57,6 +61,7 @@ class Replica:
         self.trial: Trial | None = None
         self.trials = Rollout(ServedModel.load, lambda: self.model, self._put_beside)
         self.batches = 0
+        self.ask_store_at = 0.0
 
     def begin(self, reference: str) -> Replica:
         """Load the first model; afterwards it answers.
@@ -153,9 +158,12 @@ class Replica:
 
     def _catch_up(self, model: ServedModel) -> None:
         """Take new observations in; without an answer of the store go on with those that are known."""
+        if time.monotonic() < self.ask_store_at:
+            return
         try:
             model.catch_up(self.store)
         except StoreError as error:
+            self.ask_store_at = time.monotonic() + REST_S
             self.metrics.store_failures.inc()
             logger.warning("The observations do not answer; forecasts go on without new ones: %s", error)
         self.metrics.sequence.set(model.data.sequence)

@@ -29,6 +29,10 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Where the HTTP proxies listen; without tokens only on loopback.")
     max_body_mb: float = Field(8.0, gt=0, description="Largest body of a request.")
     max_regions: int = Field(2000, ge=1, description="Regions in one request.")
+    max_numbers: int = Field(
+        5_000_000, ge=1, description="Numbers in one answer: regions x periods x series x quantiles."
+    )
+    max_changes: int = Field(20_000, ge=1, description="Regions x what-ifs of one request.")
     max_waiting: int = Field(200, ge=1, description="Requests that wait for the model; more are answered 503.")
     max_gap: int = Field(92, ge=1, description="Periods that an observation may lie past its region's last known day.")
     rate: float = Field(200.0, gt=0, description="Requests a second that one token may make of one replica.")

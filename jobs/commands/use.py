@@ -118,7 +118,10 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API.")] = 8000,
     observations: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="Database of observations; by default a SQLite file in $STMP_HOME."),
+        typer.Option(
+            metavar="URI",
+            help="Database of observations; by default $STMP_OBSERVATIONS, or else a SQLite file in $STMP_HOME.",
+        ),
     ] = None,
     until: Annotated[
         datetime | None, typer.Option(**DAY, help="Last day whose sales are used; by default the last one there is.")
@@ -135,13 +138,17 @@ def serve(
     """
     from jobs.serve import serve as job
     from jobs.serve import wait
+    from stmp_platform.serve import stop
 
     result = job(
         data, model, host=host, port=port, observations=observations, until=day(until), replicas=replicas,
         tracking_uri=tracking_uri,
     )  # fmt: skip
     finish(result, json_file)
-    wait()
+    try:
+        wait()
+    finally:
+        stop()
 
 
 @app.command()

@@ -140,6 +140,17 @@ def test_a_cold_region_is_forecast_from_what_the_request_says(client: TestClient
     assert min(nothing["mean"]) > 0
 
 
+def test_what_would_hold_up_all_others_is_refused(shop: str, first_model: Path, tmp_path: Path) -> None:
+    """Regions, days and quantiles that may be asked for one by one can be too many together."""
+    change = {"column": "promo", "to": 1}
+    with served(first_model, settings(shop, tmp_path, max_numbers=REGIONS * HORIZON * 9, max_changes=30)) as client:
+        assert len(forecast(client, regions="all")) == REGIONS
+        problem = refused(client, 413, regions="all", horizon=HORIZON + 1)
+        assert problem["errors"][0]["field"] == "body.regions" and "1386 numbers" in problem["errors"][0]["reason"]
+        assert len(forecast(client, regions="all", what_if=[change] * 2)) == REGIONS
+        assert refused(client, 413, regions="all", what_if=[change] * 3)["errors"][0]["field"] == "body.what_if"
+
+
 def test_what_is_refused_says_where_and_what_to_do(client: TestClient) -> None:
     day = forecast(client, regions=["R000001"])[0]["dates"][0]
     asked: list[tuple[int, str, dict[str, Any]]] = [

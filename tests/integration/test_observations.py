@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
-from serving.observations import Conflict, Day, Observations
+from serving.livedata import PARTS, LiveData
+from serving.observations import CHUNK, Conflict, Day, Observations, StoreError
 from stmp.errors import ConfigError
 from stmp.forecaster import Forecaster
 from tests.killed_store import kill_while_writing
@@ -136,6 +138,71 @@ def test_days_of_the_dataset_are_held_against_it(shop: str, first_model: Path, t
         assert post(client, revise=True, date=on, sales=sold + 1)["added"] == 1
         region = client.get("/v1/regions/R000004", params={"history": 1}).json()
         assert region["history"][0]["sales"] == [pytest.approx(sold + 1)]
+
+
+def test_other_covariates_of_a_day_of_the_dataset_are_told(shop: str, first_model: Path, tmp_path: Path) -> None:
+    """The same sales with another promotion are no known day."""
+    panel = whole_panel(shop)
+    t = panel.index_of(panel.last_observed)
+    promo = float(panel.known[4, t, panel.known_names.index("promo")])
+    values = {"date": str(panel.dates[t]), "sales": float(panel.sales[4, t, 0])}
+    with served(first_model, settings(shop, tmp_path)) as client:
+        assert post(client, known={"promo": promo}, **values)["unchanged"] == 1
+        problem = post(client, 409, known={"promo": 1 - promo}, **values)
+        assert "other covariates" in problem["errors"][0]["reason"]
+        assert post(client, revise=True, known={"promo": 1 - promo}, **values)["added"] == 1
+
+
+def test_a_revised_day_is_the_same_on_a_replica_that_starts_anew(shop: str, first_model: Path, tmp_path: Path) -> None:
+    """Nothing stays of what it was before: covariates that are not sent again, a closed day that was open."""
+    panel = whole_panel(shop)
+    days = [str(day) for day in panel.dates[panel.index_of(panel.last_observed) + 1 :][:3]]
+    running = LiveData.read(settings(shop, tmp_path))
+    store = Observations(f"sqlite:///{tmp_path / 'observations.db'}", running.name)
+    rich = {"past": (("customers", 41.0),), "known": (("promo", 1.0),)}
+    region, series = str(panel.regions[4]), panel.series[0]
+    for given in (
+        Day(region, series, date.fromisoformat(days[0]), 9.0, **rich),
+        Day(region, series, date.fromisoformat(days[1]), 8.0),
+        Day(region, series, date.fromisoformat(days[2]), None, closed=True),
+        Day(region, series, date.fromisoformat(days[0]), 7.0),
+        Day(region, series, date.fromisoformat(days[1]), None, closed=True),
+        Day(region, series, date.fromisoformat(days[2]), 6.0, **rich),
+    ):
+        store.write([given], revise=True)
+        running.apply(*store.since(running.sequence))
+        running = running.copy()
+    anew = LiveData.read(settings(shop, tmp_path))
+    anew.apply(*store.since(0))
+    for name in PARTS:
+        one, other = getattr(running.panel, name), getattr(anew.panel, name)
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=name)
+    assert running.origin.tolist() == anew.origin.tolist()
+
+
+def test_a_store_that_does_not_answer_is_left_alone_for_a_while(
+    shop: str, first_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def silent(self: Observations, sequence: int) -> tuple[int, list[Day]]:
+        asked.append(sequence)
+        raise StoreError("gone")
+
+    with served(first_model, settings(shop, tmp_path)) as client:
+        monkeypatch.setattr(Observations, "since", silent)
+        for _ in range(3):
+            assert client.post("/v1/forecasts", json={"regions": ["R000004"]}).status_code == 200
+        assert len(asked) == 1, "each question may take seconds"
+
+
+def test_many_days_are_looked_up_together(store: Observations) -> None:
+    days = [day(float(i), region=f"r{i % 7}", after=i // 7) for i in range(2 * CHUNK + 3)]
+    statements: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    assert store.write(days).added == len(days)
+    assert sum(text.startswith("SELECT stmp_observations") for text in statements) == 3
+    assert store.write(days).unchanged == len(days)
 
 
 def test_observations_that_cannot_be_are_refused(shop: str, first_model: Path, tmp_path: Path) -> None:

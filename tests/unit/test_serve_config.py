@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from serving.settings import Settings
+import jobs.serve
+from serving.settings import OBSERVATIONS, Settings
 from stmp.errors import ConfigError
+from stmp_platform import rollout
 from stmp_platform.rollout import model_in, with_model
 from stmp_platform.serve import APPLICATION, DEPLOYMENT, IMPORT_PATH, SURROUNDINGS, ServeError, config_of
+from stmp_platform.settings import Settings as PlatformSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
@@ -59,6 +63,51 @@ def test_a_rollout_changes_the_model_and_nothing_else() -> None:
     assert with_model(changed, "models:/stores/1") == CONFIG
     with pytest.raises(ServeError, match="user_config"):
         model_in({"applications": []})
+
+
+@pytest.mark.parametrize("error", [ServeError("401"), KeyboardInterrupt()], ids=repr)
+def test_a_rollout_that_nobody_watches_goes_back(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    sent: list[str] = []
+
+    class Client:
+        def get_serve_details(self) -> dict[str, Any]:
+            return {"applications": {APPLICATION: {"deployed_app_config": CONFIG["applications"][0]}}}
+
+        def deploy_applications(self, config: dict[str, Any]) -> None:
+            sent.append(model_in(config))
+
+    def ask(url: str, token: str | None) -> None:
+        if sent:
+            raise error
+
+    monkeypatch.setattr(rollout, "connect", lambda dashboard: Client())
+    monkeypatch.setattr(rollout, "ask_card", ask)
+    monkeypatch.setattr(rollout, "replicas_of", lambda client: {"one"})
+    with pytest.raises(type(error)):
+        rollout.roll_out("", "", "models:/stores/2")
+    assert sent == ["models:/stores/2", "models:/stores/1"]
+
+    def refused(url: str, token: str | None) -> None:
+        raise ServeError("403")
+
+    monkeypatch.setattr(rollout, "ask_card", refused)
+    with pytest.raises(ServeError):
+        rollout.roll_out("", "", "models:/stores/2")
+    assert len(sent) == 2, "nothing is sent where the token is refused"
+
+
+def test_the_observations_of_the_environment_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = PlatformSettings.from_env(f"sqlite:///{tmp_path}/mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "STMP_HOME", OBSERVATIONS):
+        monkeypatch.setenv(name, "before")
+    monkeypatch.setenv(OBSERVATIONS, "postgresql+psycopg2://there/o")
+    jobs.serve.tell_replicas(settings, None, "stores")
+    assert os.environ[OBSERVATIONS] == "postgresql+psycopg2://there/o"
+    jobs.serve.tell_replicas(settings, "sqlite:///mine.db", "stores")
+    assert os.environ[OBSERVATIONS] == "sqlite:///mine.db"
+    monkeypatch.delenv(OBSERVATIONS)
+    jobs.serve.tell_replicas(settings, None, "stores")
+    assert os.environ[OBSERVATIONS].endswith("observations-stores.db")
 
 
 def test_unknown_settings_are_refused() -> None:
