@@ -40,7 +40,10 @@ from stmp.errors import ConfigError, StmpError
 from stmp_platform.settings import redact
 
 BUSY_S = 20
-PATIENCE = {"connect_timeout": 3, "tcp_user_timeout": 5_000, "options": "-c statement_timeout=20000"}
+PATIENCE = {
+    "connect_timeout": 3, "tcp_user_timeout": 5_000,
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 2,
+}  # fmt: skip
 """For PostgreSQL's client: a server that has vanished is given up after seconds, not after TCP's quarter of an hour."""
 CHUNK = 500
 """Days that are looked up together."""
@@ -130,10 +133,7 @@ class Observations:
     def __init__(self, uri: str, dataset: str) -> None:
         self.dataset = dataset
         try:
-            psycopg = make_url(uri).drivername.startswith("postgresql+psycopg") or uri.startswith("postgresql:")
-            self.engine = create_engine(
-                uri, pool_pre_ping=not uri.startswith("sqlite"), connect_args=PATIENCE if psycopg else {}
-            )
+            self.engine = create_engine(uri, pool_pre_ping=not uri.startswith("sqlite"), connect_args=_patience(uri))
             if self.engine.dialect.name == "sqlite":
                 event.listen(self.engine, "connect", _on_disk)
             self._prepare()
@@ -217,6 +217,13 @@ class Observations:
         parts = (keys[at : at + CHUNK] for at in range(0, len(keys), CHUNK))
         rows = (row for part in parts for row in connection.execute(select(_days).where(tuple_(*_keys).in_(part))))
         return {day.key: day for day in map(_day, rows)}
+
+
+def _patience(uri: str) -> dict[str, int]:
+    """How long PostgreSQL's own client waits, but for what the URI says itself; other databases take none of it."""
+    url = make_url(uri)
+    psycopg = url.get_backend_name() == "postgresql" and url.get_driver_name().startswith("psycopg")
+    return {name: value for name, value in PATIENCE.items() if psycopg and name not in url.query}
 
 
 def _on_disk(connection: Any, record: Any) -> None:

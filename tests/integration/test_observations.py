@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +16,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from serving.livedata import PARTS, LiveData
-from serving.observations import CHUNK, Conflict, Day, Observations, StoreError
+from serving.observations import CHUNK, PATIENCE, Conflict, Day, Observations, StoreError, _patience
 from stmp.errors import ConfigError
 from stmp.forecaster import Forecaster
 from tests.killed_store import kill_while_writing
@@ -194,6 +196,18 @@ def test_a_store_that_does_not_answer_is_left_alone_for_a_while(
         for _ in range(3):
             assert client.post("/v1/forecasts", json={"regions": ["R000004"]}).status_code == 200
         assert len(asked) == 1, "each question may take seconds"
+
+
+def test_a_database_that_vanished_is_given_up_after_seconds() -> None:
+    assert _patience("postgresql+psycopg2://me@there/o") == PATIENCE == _patience("postgresql://there/o")
+    assert _patience("postgresql+psycopg2://there/o?connect_timeout=60")["tcp_user_timeout"] == 5000
+    assert "connect_timeout" not in _patience("postgresql+psycopg2://there/o?connect_timeout=60")
+    assert not _patience("sqlite:///o.db") and not _patience("postgresql+pg8000://there/o")
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes the connection and says nothing
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            Observations(f"postgresql+psycopg2://me@127.0.0.1:{mute.getsockname()[1]}/o", "city")
+    assert time.monotonic() - began < 30
 
 
 def test_many_days_are_looked_up_together(store: Observations) -> None:
