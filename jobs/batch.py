@@ -55,9 +55,10 @@ class Batch:
     regions : list of str or None
         Those that are forecast; None for all.
     origin, end : str
-        The last day whose sales are used, and the last day that is forecast.
+        The last day whose sales are used, and the last day that is read: the one after those that are forecast, since
+        a day is read with what is known of the days around it.
     steps : int
-        Periods between them.
+        Periods that are forecast.
     shards : int
     forecast_id : str
     fingerprint : str
@@ -108,7 +109,7 @@ class Batch:
             data=absolute(data),
             regions=regions,
             origin=origin,
-            end=str(period_dates(np.datetime64(origin, "D"), steps + 1, manifest.frequency)[-1]),
+            end=str(period_dates(np.datetime64(origin, "D"), steps + 2, manifest.frequency)[-1]),
             steps=steps,
             shards=-(-number // PART_REGIONS),
             forecast_id=str(ForecastId.of(version, manifest.fingerprint, origin)),
@@ -118,7 +119,7 @@ class Batch:
         )
 
     def panel(self, shard: int) -> Panel:
-        """The regions of one shard, with dates that reach over the horizon.
+        """The regions of one shard, with dates that reach a period over the horizon.
 
         Raises
         ------
@@ -133,7 +134,7 @@ class Batch:
                 f"The dataset {self.data} has changed since this forecast began (fingerprint {panel.fingerprint}, was "
                 f"{self.fingerprint}), and its parts would be of two. Forecast again."
             )
-        return panel if self.known is None else with_known(panel, self.known)
+        return panel if self.known is None else with_known(panel, self.known.complete_after(panel.dates[-2]))
 
     def frame(self, forecaster: Forecaster, shard: int) -> pd.DataFrame:
         """The forecasts of one shard: `Forecast.to_frame` with ``origin`` and ``forecast_id``."""

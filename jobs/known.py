@@ -37,6 +37,11 @@ class KnownTable:
     columns: tuple[Column, ...]
     closed: tuple[str, object] | None
 
+    def complete_after(self, last: np.datetime64) -> KnownTable:
+        """Without rows of later days that lack values: such a day is the neighbour of one that is wanted, no more."""
+        wanted = (self.frame["_date"] <= pd.Timestamp(last)) | self.frame.notna().all(axis=1)
+        return replace(self, frame=self.frame[wanted])
+
 
 def read_known(path: str, manifest: Manifest) -> KnownTable:
     """Read and check a table of known-future values; its columns have the names of the raw tables.

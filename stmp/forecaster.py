@@ -184,7 +184,8 @@ class Forecaster:
         Parameters
         ----------
         panel : Panel
-            Its dates must reach `horizon` periods past the origin, with the known-future covariates.
+            Its dates must reach `horizon` periods past the origin, with the known-future covariates. Those of one
+            period more are read too, where they are there.
         origin : date
             The last day whose sales are known; nothing that was sold later is read.
         horizon : int
@@ -210,7 +211,8 @@ class Forecaster:
                 f"A forecast of {horizon} periods from {panel.dates[at]} needs a calendar beyond {panel.dates[-1]}, "
                 "where the data ends. Read the panel with a later end."
             )
-        # Where the panel reaches further than this forecast does not matter to it.
+        # What was sold later does not matter. What is known of the period after the last one does, where the panel
+        # reaches that far: a day is read with its neighbours.
         panel = panel.until(panel.dates[at])
         rows = self.rows_of(panel)
         self.check_known(rows, at, horizon)

@@ -221,12 +221,16 @@ class Totals:
                 raise ConfigError("Totals need forecasts with two quantiles or more; this model has one.")
             self.first = forecast
             shape = (len(self.groups.names), *forecast.mean.shape[1:])
-            self.mean = np.zeros(shape)
+            self.mean, self.sellers = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+            self.summed = np.zeros((*shape, len(forecast.levels)))  # its quantiles, where a group has one seller
             self.draws = np.zeros((*shape, DRAWS), dtype=np.float32)
             self.factors = self.rng.standard_normal((*shape, DRAWS), dtype=np.float32)
         codes = self.groups.codes(forecast.regions)
+        sells = (forecast.mean > 0) | (forecast.quantiles > 0).any(axis=-1)  # [r, H, G]
         for group in codes:
             np.add.at(self.mean, group, forecast.mean.astype(np.float64))
+            np.add.at(self.sellers, group, sells)
+            np.add.at(self.summed, group, forecast.quantiles)
         for begin in range(0, len(forecast.regions), CHUNK):
             part = slice(begin, begin + CHUNK)
             drawn = self._draw(forecast.quantiles[part], forecast.levels, codes[:, part])
@@ -245,18 +249,23 @@ class Totals:
         return quantile_at(quantiles, levels, level)
 
     def forecast(self) -> Forecast:
-        """The totals: `regions` are the names of the groups; a mean is the sum of the regions' means."""
+        """The totals: `regions` are the names of the groups; a mean is the sum of the regions' means.
+
+        Where one region alone sells a series on a day, its quantiles are the total's. They are not scaled to its mean,
+        which is of what was learned and not of the calibrated quantiles.
+        """
         assert self.first is not None, "nothing was added"
         drawn = self.draws.mean(axis=-1, dtype=np.float64)
         scale = np.where(drawn > 0, self.mean / np.where(drawn > 0, drawn, 1.0), 1.0)  # what is random in the draws
         quantiles: np.ndarray = np.quantile(self.draws, np.asarray(self.first.levels), axis=-1) * scale
+        quantiles = np.where(self.sellers[..., None] > 1, np.moveaxis(quantiles, 0, -1), self.summed)
         return Forecast(
             regions=np.asarray(self.groups.names, dtype=object),
             series=self.first.series,
             dates=self.first.dates,
             levels=self.first.levels,
             mean=self.mean.astype(np.float32),
-            quantiles=np.moveaxis(quantiles, 0, -1).astype(np.float32),
+            quantiles=quantiles.astype(np.float32),
             model_version=self.first.model_version,
         )
 

@@ -113,6 +113,7 @@ class Online:
             )
         self.forecaster = forecaster
         self.split = forecaster.config.model.series == "split" and panel.shape[2] > 1
+        forecaster.rows_of(panel.select(np.arange(0)))  # columns are checked though nothing may ever have sold
         self._lay(panel, origin)
 
     @torch.inference_mode()
@@ -122,9 +123,9 @@ class Online:
         self.room = min(self.forecaster.config.train.supports_forecast, int(origin.max()) + 1 + GROWTH)
         self.region_of, self.series_of = self._pairs(panel)
         self.first_row = np.searchsorted(self.region_of, np.arange(panel.shape[0] + 1))
-        every = np.arange(panel.shape[0])
-        parts = [every[begin : begin + CHUNK] for begin in range(0, len(every), CHUNK)]
-        self.memory = Memory.join([self._remember(panel, some) for some in parts])
+        sold = np.unique(self.region_of)  # a region that never sold has no rows, and nothing is remembered of it
+        parts = [sold[begin : begin + CHUNK] for begin in range(0, len(sold), CHUNK)]
+        self.memory = Memory.join([self._remember(panel, some) for some in parts]) if parts else None
         model = self.forecaster.config.model
         self.kept = Kept((panel.shape[0], self.forecaster.horizon, panel.shape[2], len(model.levels)))
 
@@ -150,7 +151,9 @@ class Online:
         self.kept.days[regions] = 0
         for begin in range(0, len(regions), CHUNK):
             some = regions[begin : begin + CHUNK]
-            self.memory.put(torch.from_numpy(self._rows_of(some)), self._remember(panel, some))
+            rows = self._rows_of(some)
+            if self.memory is not None and len(rows):
+                self.memory.put(torch.from_numpy(rows), self._remember(panel, some))
 
     def predict(self, regions: np.ndarray, horizon: int, change: Change | None = None) -> Decoded:
         """Forecast some regions over the periods after their origins; what was forecast before is not decoded again.
@@ -218,6 +221,8 @@ class Online:
     def _predict(self, regions: np.ndarray, horizon: int, after: Panel | None) -> tuple[np.ndarray, np.ndarray]:
         """Mean [R, H, G] and quantiles [R, H, G, Q] of regions; `after` is their panel with another future."""
         rows = self._rows_of(regions)
+        if self.memory is None or not len(rows):
+            return self._nothing(len(regions), horizon)
         origin = self.origin[self.region_of[rows]]
         start, stop = self._span(origin, horizon)
         if after is None:
@@ -230,21 +235,26 @@ class Online:
             return mean, quantiles
         counts = self.first_row[regions + 1] - self.first_row[regions]
         at = (np.repeat(np.arange(len(regions)), counts), slice(None), self.series_of[rows])
-        shape = (len(regions), horizon, self.panel.shape[2])
-        joined, spread = np.zeros(shape, mean.dtype), np.zeros((*shape, quantiles.shape[-1]), quantiles.dtype)
-        joined[at], spread[at] = mean[:, :, 0], quantiles[:, :, 0]  # series that a region never sold are 0
+        joined, spread = self._nothing(len(regions), horizon)
+        joined[at], spread[at] = mean[:, :, 0], quantiles[:, :, 0]
         return joined, spread
+
+    def _nothing(self, regions: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean [R, H, G] and quantiles [R, H, G, Q] of series that their regions never sold: 0."""
+        shape = (regions, horizon, self.panel.shape[2])
+        levels = len(self.forecaster.config.model.levels)
+        return np.zeros(shape, np.float32), np.zeros((*shape, levels), np.float32)
 
     def _span(self, origin: np.ndarray, horizon: int) -> tuple[int, int]:
         """The periods that decoding reads beside the memory: the last ones known, and those to forecast."""
         model = self.forecaster.config.model
         assert model.skip_periods is not None
-        reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7))) if len(origin) else 0
+        reach = max(model.ar_lags, (ALIGNED_LAGS + 1) * max((*model.skip_periods[:1], 7)))
         years = 2 if self.forecaster.leaning else int(bool(model.last_year))
         reach = max(reach, last_year_reach(self.panel.period_days, years))
-        start = max(0, int(origin.min(initial=len(self.panel.dates))) - reach)
+        start = max(0, int(origin.min()) - reach)
         # Whole weeks are cut off, because weekdays are told by the index.
-        return start - start % 7, int(origin.max(initial=0)) + 1 + horizon
+        return start - start % 7, int(origin.max()) + 1 + horizon
 
     def _decode(self, memory: Memory, origin: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean [N, H, G] and quantiles [N, H, G, Q] of rows."""

@@ -304,11 +304,11 @@ class Panel:
         static : DataFrame, optional
             Features by region: a column named as `region`, or the index. Text columns become one-hot.
         events : DataFrame, optional
-            Columns ``date`` and ``event``: holidays and other special days.
+            Columns ``date`` and ``event``: holidays and other special days, of all regions.
         rules : sequence of DayRule
             Which days are festivals and weekends; the first rule that matches names the day.
         closed : str, optional
-            A column that is 1 on days when the region is closed.
+            A column that is 1 on days when the region is closed, and else 0; a row where it is empty says nothing.
         frequency : str, optional
             ``D`` or ``W``; found from the dates where it is not given.
         horizon : int
@@ -317,7 +317,8 @@ class Panel:
         Raises
         ------
         DataError
-            For missing columns, dates that cannot be read, or duplicate rows.
+            For missing columns, dates that cannot be read, duplicate rows, events that hold for some regions only, or
+            rows that disagree on whether their region was closed that day.
         """
         wanted = [region, date, target, *past, *known, *([series] if series else []), *([closed] if closed else [])]
         missing = [name for name in dict.fromkeys(wanted) if name not in sales.columns]
@@ -351,15 +352,14 @@ class Panel:
                 f"Column '{date}' holds dates that are not {step} days apart, as frequency {frequency} asks."
             )
 
-        frame = events.assign(scope="") if events is not None and "scope" not in events.columns else events
         if step > 1:  # a week has no weekday
             rules = [rule for rule in rules if not rule.weekdays]
-        calendar = build_calendar(dates, frequency, rules, frame)
+        calendar = build_calendar(dates, frequency, rules, _of_all(events))
         shape = (len(region_ids), len(dates), len(names))
         y = sales[target].to_numpy(dtype=np.float64, na_value=np.nan)
         is_closed = np.zeros(shape[:2], dtype=bool)
         if closed:
-            is_closed[rows, columns] = sales[closed].to_numpy(dtype=np.float64, na_value=np.nan) == 1
+            is_closed = _closed_days(sales[closed], rows, columns, region_ids, dates)
         seen = np.zeros(shape, dtype=bool)
         seen[rows, columns, groups] = np.isfinite(y)
         seen &= ~is_closed[:, :, None]
@@ -405,6 +405,41 @@ def _find_frequency(days: np.ndarray) -> str:
     raise ConfigError(
         f"Dates lie {step} days apart. Daily (D) and weekly (W) data are supported; aggregate to one of them."
     )
+
+
+def _of_all(events: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Events that hold everywhere, as `build_calendar` wants them; those of places would be nobody's here."""
+    if events is None or "scope" not in events.columns:
+        return None if events is None else events.assign(scope="")
+    scopes = events["scope"].fillna("").astype(str)
+    places = sorted(set(scopes) - {""})
+    if places:
+        raise DataError(
+            f"The events table has the column 'scope', which is {places[:3]} in {int((scopes != '').sum())} of its "
+            f"{len(events)} rows, but Panel.from_frame has one calendar for all regions. Keep the rows of events that "
+            "all regions have and leave the column out; or ingest the tables with a dataset.yaml, where regions have "
+            "scopes."
+        )
+    return events
+
+
+def _closed_days(
+    closed: pd.Series, rows: np.ndarray, columns: np.ndarray, region_ids: np.ndarray, dates: np.ndarray
+) -> np.ndarray:
+    """Days on which regions are closed, bool [R, T], by rows of which several may be of one region and day."""
+    told = closed.to_numpy(dtype=np.float64, na_value=np.nan)
+    says_closed, says_open = np.zeros((2, len(region_ids), len(dates)), dtype=bool)
+    for says, some in ((says_closed, told == 1), (says_open, np.isfinite(told) & (told != 1))):
+        says[rows[some], columns[some]] = True
+    both = np.argwhere(says_closed & says_open)
+    if len(both):
+        region, day = both[0]
+        raise DataError(
+            f"Column '{closed.name}' of the sales table is 1 in some rows and 0 in others of one region and day, "
+            f"{len(both)} times, first of region {region_ids[region]} on {dates[day]}. A region is open or closed with "
+            "all its series: give the rows of a day one value, or leave it empty where a series alone was not sold."
+        )
+    return says_closed
 
 
 def _scatter(

@@ -165,11 +165,7 @@ def _hardly_changed(panel: Panel, end: int, reduce: Reduce) -> tuple[str, ...]:
     Of a few weeks no network can learn what a covariate is worth, and of none at all; the values that follow are like
     none it has seen, and what it makes of them would be chance.
     """
-    high, low = [], []
-    for block in panel.known[:, :end].split(BLOCK):
-        finite = block.isfinite()
-        high.append(torch.where(finite, block, -torch.inf).amax(dim=0))
-        low.append(torch.where(finite, block, torch.inf).amin(dim=0))
+    high, low = zip(*map(_extremes, panel.known[:, :end].split(BLOCK)), strict=True)
     highest = reduce(torch.stack(high).amax(dim=0).double(), "max").cummax(dim=0).values  # [T, K]
     lowest = reduce(torch.stack(low).amin(dim=0).double(), "min").cummin(dim=0).values
     in_use = (highest > lowest).sum(dim=0)  # periods since a second value was seen
@@ -231,5 +227,21 @@ def _moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for columns in (values, signed_log(values)):
         clean = columns.nan_to_num(0.0).double()
         sums += [clean.sum(dim=0), (clean**2).sum(dim=0)]
-    high, low = torch.where(finite, values, -torch.inf), torch.where(finite, values, torch.inf)
-    return torch.stack(sums), high.amax(dim=0).double(), low.amin(dim=0).double()
+    high, low = _extremes(values)
+    return torch.stack(sums), high.double(), low.double()
+
+
+def _extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest and the lowest of [N, ...] over N.
+
+    Without any they are the infinities that any other shard's values replace: a worker has no row where none of its
+    regions ever sold.
+    """
+    if len(values) == 0:
+        none = values.new_full(values.shape[1:], torch.inf)
+        return -none, none
+    finite = values.isfinite()
+    return (
+        torch.where(finite, values, -torch.inf).amax(dim=0),
+        torch.where(finite, values, torch.inf).amin(dim=0),
+    )

@@ -51,7 +51,8 @@ class Part:
         horizon = next(iter(forecasts.values())).mean.shape[1]
         days = slice(origin + 1, origin + 1 + horizon)
         past = slice(0, origin + 1)
-        begun = np.asarray(self.sold[:, past].any(axis=1))
+        # Exports write rows of 0 for series that have not sold anything yet.
+        begun = np.asarray((self.sold & (self.sales > 0))[:, past].any(axis=1))
         scale = seasonal_scale(self.sales[:, past], self.counted[:, past], season)  # [N]
         target = self.counted[:, days]
         row, step = np.nonzero(target & begun[:, None])

@@ -16,12 +16,13 @@ from jobs import forecast as job
 from jobs.batch import Batch
 from jobs.cli import run
 from stmp.errors import ConfigError, DataError
-from stmp_platform.dataset import ingest
+from stmp.forecaster import Forecaster
+from stmp_platform.dataset import ingest, load_manifest
 from stmp_platform.dataset.sources.prepare import prepare_source
 from stmp_platform.files import Folder
 from stmp_platform.forecast_id import ForecastId
 from stmp_platform.monitoring.log import read_log
-from tests.serving import HORIZON
+from tests.serving import HORIZON, whole_panel
 
 KEY = ["region", "series", "date"]
 
@@ -131,6 +132,20 @@ def test_a_forecast_that_died_goes_on_and_is_made_once(
     )
 
 
+def test_the_last_day_knows_what_follows_it(shop: str, first_model: Path, tmp_path: Path) -> None:
+    """A day is read with its neighbours: each is forecast as where the data go on, and no day more."""
+    panel, out = whole_panel(shop), str(tmp_path / "f.parquet")
+    at = panel.index_of(panel.last_observed) - HORIZON - 1
+    origin = str(panel.dates[at])
+    job.forecast(shop, str(first_model), out, origin=origin)
+    model = Forecaster.load(first_model).with_version(str(first_model))
+    whole = model.predict(panel, origin, HORIZON)
+    table = whole.to_frame().sort_values(KEY, ignore_index=True)
+    pd.testing.assert_frame_equal(in_order(out)[table.columns], table, check_dtype=False, rtol=1e-5)
+    cut = model.predict(panel.window(0, at + 1 + HORIZON), origin, HORIZON)
+    assert np.abs(cut.mean - whole.mean)[:, -1].max() > 0.1, "nothing follows that a forecast would mind"
+
+
 @pytest.fixture(scope="module")
 def half_planned(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a city of twelve regions, where plans are unknown of one of the first five and of all the next five."""
@@ -174,6 +189,25 @@ def test_a_file_lacks_no_region(half_planned: str, first_model: Path, tmp_path: 
     with pytest.raises(DataError, match="in 1 of 2 rows, such as R000002"):
         job.forecast(half_planned, str(first_model), str(tmp_path / "f.csv"), regions=["R000001", "R000002"])
     assert not list(tmp_path.iterdir())
+
+
+def test_plans_of_the_day_after_are_not_asked_for(half_planned: str, first_model: Path, tmp_path: Path) -> None:
+    """They are read where they are there, in the dataset or in a table, whose last row may lack values."""
+    days = pd.date_range(load_manifest(half_planned).last_sales_date, periods=HORIZON + 2)[1:]
+    means = []
+    for promo, price in ((0.0, 2.0), (1.0, 2.0), (1.0, None)):
+        plans = pd.DataFrame({"date": days, "promo": 0.0, "price": 2.0, "open": 1.0})
+        plans.loc[HORIZON, ["promo", "price"]] = promo, price
+        plans.to_csv(tmp_path / "known.csv", index=False)
+        told = job.forecast(half_planned, str(first_model), f"{tmp_path}/f/", known=str(tmp_path / "known.csv"),
+                            replace=True)  # fmt: skip
+        assert not told["missing"]
+        means.append(in_order(f"{tmp_path}/f/").pivot(index="region", columns="date", values="mean").to_numpy())
+    usual, promoted, unknown = means
+    assert usual.shape == (12, HORIZON)
+    np.testing.assert_allclose(promoted[:, :-1], usual[:, :-1], rtol=1e-5)
+    assert (np.abs(promoted[:, -1] - usual[:, -1]) > 1e-4 * usual[:, -1]).any()
+    np.testing.assert_allclose(unknown, usual, rtol=1e-5)  # it counts as a day like the last
 
 
 def test_where_no_region_can_be_forecast_nothing_is_left_in_the_way(

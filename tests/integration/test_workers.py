@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from stmp.data.episodes import Episode
 from stmp.learning.checkpoint import LocalCheckpoints
 from stmp.learning.meta import MetaTrainer
 from stmp.learning.validation import Split
-from tests.training import SCENES, failure, furthest, gradients, on_workers, small_panel, to_numpy, trainer_of, weights
+from tests.training import (
+    SCENES,
+    failure,
+    furthest,
+    gradients,
+    make_trainer,
+    on_workers,
+    small_config,
+    small_panel,
+    to_numpy,
+    trainer_of,
+    weights,
+)
 
 
 def some_steps() -> dict[str, Any]:
@@ -94,6 +108,23 @@ def test_all_workers_stop_with_the_message_of_the_one_that_knows() -> None:
     first, second = on_workers(2, failure, region)
     assert first == second
     assert "rank 1" in first and small_panel().regions[region] in first
+
+
+def training_of_few_sellers() -> dict[str, Any]:
+    """Some steps on a city of two series of which the regions of its second half have not opened yet."""
+    panel = small_panel(series=("a", "b"))
+    unopened = torch.arange(panel.shape[0])[:, None, None] >= 6
+    panel = replace(panel, sales=panel.sales.masked_fill(unopened, 0.0), observed=panel.observed & ~unopened)
+    trainer = make_trainer(panel, small_config())
+    return {"regions": len(trainer.history.panel.regions), "schema": trainer.schema.to_json(), **ten_steps(trainer)}
+
+
+def test_a_worker_none_of_whose_regions_ever_sold_changes_nothing() -> None:
+    one, (first, second) = to_numpy(training_of_few_sellers()), on_workers(2, training_of_few_sellers)
+    assert second["regions"] == 0
+    assert first["schema"] == second["schema"] == one["schema"]
+    assert furthest(one["weights"], second["weights"])[0] < 2e-4
+    assert furthest(one["validation"], second["validation"])[0] < 1e-4
 
 
 # From one number of workers to another

@@ -199,6 +199,22 @@ def test_several_series_are_scored_each_and_pooled_by_region(panel):
     assert result.totals["naive"][..., SUMS.index("n")].sum(axis=1).tolist() == [28, 14]
 
 
+def test_a_series_is_scored_from_its_first_sale_on_and_not_from_its_first_row(panel):
+    """Exports write rows of 0 for what has not opened; they are no sale, and are counted as left out."""
+    sales = panel.sales.clone()
+    opened, never = panel.index_of("2024-02-12"), 2
+    sales[:2, :opened] = 0.0
+    sales[never] = 0.0
+    late = replace(panel, sales=sales)
+    result, usual = (run(truth, Oracle(truth, add=1.0)) for truth in (late, panel))
+    scored, whole = (made.totals["model"][..., SUMS.index("n")].sum(axis=1) for made in (result, usual))
+    open_days = (~panel.closed[0]).numpy()
+    after = int(open_days[panel.index_of("2024-02-15") : panel.index_of("2024-02-28") + 1].sum())
+    assert scored[:3].tolist() == [after, after, 0], "the origins of 14 and 21 February come after the first sale"
+    assert scored[3:].tolist() == whole[3:].tolist()
+    assert result.to_dict()["settings"]["skipped_before_first_sale"] == int((whole - scored).sum())
+
+
 def test_groups_are_a_static_columns_values_or_quartiles_of_sales(panel):
     assert {g: int(rows.sum()) for g, rows in region_groups(panel, "kind", 30).items()} == {"kind=a": 6, "kind=b": 3}
     quartiles = region_groups(panel, None, 30)

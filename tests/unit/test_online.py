@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stmp.data.episodes import full_episode
-from stmp.data.panel import Panel
+from stmp.data.panel import Panel, base_name
 from stmp.errors import ConfigError, DataError
 from stmp.forecaster import Forecaster
 from stmp.learning.lean import Leaning
@@ -172,7 +172,7 @@ def test_a_forecast_is_decoded_once(product: Forecaster, monkeypatch: pytest.Mon
 def with_promotions(panel: Panel, first: int) -> Panel:
     """The panel with a promotion on every day from one on."""
     known = panel.known.clone()
-    known[:, first:, panel.known_names.index("promo")] = 1.0
+    known[:, first:, [base_name(name, panel.series) == "promo" for name in panel.known_names]] = 1.0
     return replace(panel, known=known)
 
 
@@ -231,6 +231,66 @@ def test_series_without_a_past_are_forecast_when_cold() -> None:
     decoded = online.cold(nothing, ORIGIN, HORIZON)
     assert decoded.mean.shape == (1, HORIZON, 2)
     assert (decoded.mean[:, :, 0].max() > 0) and (decoded.mean[:, :, 1].max() > 0)
+
+
+@pytest.fixture(scope="module")
+def two_series() -> Forecaster:
+    """Return a model of two series, a row each."""
+    torch.set_num_threads(1)
+    trainer = make_trainer(small_panel(series=("a", "b")), small_config(), until=460)
+    for _ in range(4):
+        trainer.train_step()
+    return Forecaster.from_trainer(trainer, regions=(), until="2024-01-01", fingerprint="x")
+
+
+def never_sold(panel: Panel, regions: np.ndarray) -> Panel:
+    """The panel, of which some regions have not been seen to sell anything."""
+    gone = torch.zeros(panel.shape[0], dtype=torch.bool)
+    gone[torch.from_numpy(regions)] = True
+    return replace(
+        panel,
+        sales=panel.sales.masked_fill(gone[:, None, None], 0.0),
+        observed=panel.observed & ~gone[:, None, None],
+        past=panel.past.masked_fill(gone[:, None, None], float("nan")),
+    )
+
+
+@pytest.mark.parametrize("sellers", [10, 1, 0], ids=["some regions", "all but one", "all regions"])
+def test_regions_that_never_sold_are_the_batchs_zeros(
+    two_series: Forecaster, sellers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be they some, all of a chunk, or all there are; later they close for a day, and one sells for the first time."""
+    monkeypatch.setattr("stmp.online.CHUNK", 2)
+    monkeypatch.setattr("stmp.online.AT_ONCE", 2)
+    origin, unsold = np.full(14, ORIGIN), np.arange(sellers, 14)
+    panel = never_sold(panel_until(origin, ("a", "b")), unsold)
+    online = Online(two_series, panel, origin)
+    assert_equal(online, panel, origin)
+    assert not online.predict(unsold, HORIZON).quantiles.any()
+    what_if = online.predict(unsold, HORIZON, lambda p: with_promotions(p, ORIGIN + 1))
+    assert not what_if.mean.any() and what_if.quantiles.shape == online.predict(unsold, HORIZON).quantiles.shape
+
+    later = origin.copy()
+    later[-1] += 1
+    closed = panel.closed.clone()
+    closed[-1, ORIGIN + 1] = True
+    shut = replace(panel, closed=closed)
+    online.update(shut, later, np.array([13]))
+    assert_equal(online, shut, later)
+
+    later[-1] += 1
+    observed, sales = shut.observed.clone(), shut.sales.clone()
+    observed[-1, ORIGIN + 2], sales[-1, ORIGIN + 2] = True, 7.0
+    opened = replace(shut, observed=observed, sales=sales)
+    online.update(opened, later, np.array([13]))
+    assert_equal(online, opened, later)
+    assert online.predict(np.array([13]), HORIZON).mean.any()
+
+
+def test_columns_are_checked_where_nothing_ever_sold(two_series: Forecaster) -> None:
+    panel = never_sold(panel_until(np.full(14, ORIGIN), ("a", "b")), np.arange(14))
+    with pytest.raises(DataError, match="price"):
+        Online(two_series, replace(panel, known=panel.known[..., :1], known_names=("promo",)), np.full(14, ORIGIN))
 
 
 def test_pooled_tasks_cannot_be_forecast_alone() -> None:
