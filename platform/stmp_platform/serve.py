@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ SURROUNDINGS = {
 """Environment of Ray's processes, which only their environment can tell."""
 DEPLOY_TIMEOUT_S = 300.0
 POLL_S = 0.25
+STOP_S = 20.0
 
 
 class ServeError(StmpError):
@@ -121,7 +123,11 @@ def stop() -> None:
     from ray import serve
 
     if ray.is_initialized():
-        serve.delete(APPLICATION)  # requests that run are answered
+        # Requests that run are answered. Whoever ends a whole group of processes has ended Ray's own too, and then
+        # nothing answers here.
+        ending = threading.Thread(target=serve.delete, args=(APPLICATION,), daemon=True)
+        ending.start()
+        ending.join(STOP_S)
         ray.shutdown()
 
 
